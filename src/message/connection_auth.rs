@@ -4,7 +4,9 @@
 //! the same user. RFC 9110 3.3 forbids it, but IIS and others do it. The connection must therefore
 //! never carry a request of another client.
 
-use http::header::{self, HeaderMap, HeaderName};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+use super::header_lines::HeaderLines;
 
 /// Schemes that authenticate a connection, in lower case.
 const SCHEMES: [&[u8]; 3] = [b"ntlm", b"negotiate", b"kerberos"];
@@ -15,20 +17,26 @@ const PERSISTENT_AUTH: HeaderName = HeaderName::from_static("persistent-auth");
 /// Whether the request may authenticate the connection on which it is sent.
 pub fn is_in_request(headers: &HeaderMap) -> bool {
     // The lookup alone, for the many requests without it.
-    headers.contains_key(header::AUTHORIZATION) && names_scheme(headers, header::AUTHORIZATION)
+    headers.contains_key(header::AUTHORIZATION)
+        && name_scheme(headers.get_all(header::AUTHORIZATION).iter())
+}
+
+/// As [`is_in_request`], for a request on its way to an upstream.
+pub fn is_in_lines(headers: &HeaderLines) -> bool {
+    name_scheme(headers.get_all(&header::AUTHORIZATION))
 }
 
 /// Whether the response reveals that its connection is authenticated, or offers it.
 pub fn is_in_response(headers: &HeaderMap) -> bool {
     headers.contains_key(PERSISTENT_AUTH)
-        || names_scheme(headers, header::WWW_AUTHENTICATE)
-        || names_scheme(headers, header::PROXY_AUTHENTICATE)
+        || name_scheme(headers.get_all(header::WWW_AUTHENTICATE).iter())
+        || name_scheme(headers.get_all(header::PROXY_AUTHENTICATE).iter())
 }
 
 /// Whether any value contains a scheme at any position. Challenges are lists whose quoted strings may
 /// contain commas; a wrong match costs only a connection.
-fn names_scheme(headers: &HeaderMap, name: HeaderName) -> bool {
-    headers.get_all(name).iter().any(|value| {
+fn name_scheme<'a>(mut values: impl Iterator<Item = &'a HeaderValue>) -> bool {
+    values.any(|value| {
         let words = value.as_bytes().split(|byte| !byte.is_ascii_alphanumeric());
         let mut words = words.filter(|word| !word.is_empty());
         words.any(|word| SCHEMES.iter().any(|scheme| word.eq_ignore_ascii_case(scheme)))
@@ -38,7 +46,6 @@ fn names_scheme(headers: &HeaderMap, name: HeaderName) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
 
     fn with(lines: &[(&'static str, &'static str)]) -> HeaderMap {
         let values = lines

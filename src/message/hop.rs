@@ -2,6 +2,8 @@
 
 use http::header::{self, HeaderMap, HeaderName};
 
+use super::header_lines::HeaderLines;
+
 /// Whether the header is always hop-by-hop.
 pub(super) fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(
@@ -56,16 +58,15 @@ pub(super) fn strip_where(headers: &mut HeaderMap, mut goes: impl FnMut(&HeaderN
     }
 }
 
-/// As [`strip_with`], into a new map with room for `added` headers. Removals move the entries of a map, and a map
-/// that grows hashes every name again.
+/// As [`strip_with`], into a list with room for `added` headers.
 pub(super) fn stripped(
     headers: HeaderMap,
     added: usize,
     mut also: impl FnMut(&HeaderName) -> bool,
-) -> HeaderMap {
+) -> HeaderLines {
     let has_nominations = headers.contains_key(header::CONNECTION);
     let nominated = if has_nominations { nominated(&headers) } else { Vec::new() };
-    let mut kept = HeaderMap::with_capacity(headers.len() + added);
+    let mut kept = HeaderLines::with_capacity(headers.len() + added);
     // Absent while the values of a removed header follow.
     let mut current = None;
     for (next, value) in headers {
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn stripping_into_a_new_map_keeps_the_same_headers() {
+    fn stripping_into_a_list_keeps_the_same_headers() {
         let lines = [
             ("connection", "x-one, close"),
             ("x-one", "1"),
@@ -146,8 +147,8 @@ mod tests {
         }
         let new = stripped(in_place.clone(), 4, |name| name == "x-also");
         strip_with(&mut in_place, |name| name == "x-also");
-        assert_eq!(new, in_place);
-        assert_eq!(new.get_all("accept").iter().count(), 2);
+        assert_eq!(new.get_all(&header::ACCEPT).count(), 2);
+        assert_eq!(HeaderMap::from(new), in_place);
     }
 
     /// HYP-19.

@@ -5,6 +5,7 @@ use data_encoding::BASE64;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
+use super::header_lines::HeaderLines;
 use crate::session::personal_token::PREFIX;
 
 /// Header for a token beside the credentials of the app.
@@ -60,9 +61,9 @@ fn bearer(value: &str) -> Option<&str> {
 }
 
 /// Removes `Authorization` if it contains a token. No app may see it.
-pub(super) fn strip(headers: &mut HeaderMap) {
-    if headers.get_all(AUTHORIZATION).iter().any(|value| parse(value).is_some()) {
-        headers.remove(AUTHORIZATION);
+pub(super) fn strip(headers: &mut HeaderLines) {
+    if headers.get_all(&AUTHORIZATION).any(|value| parse(value).is_some()) {
+        headers.remove(&AUTHORIZATION);
     }
 }
 
@@ -151,7 +152,7 @@ mod tests {
     #[test]
     fn only_authorization_with_a_token_is_removed() {
         let removed = |value: &str| {
-            let mut headers = headers(&[("authorization", value)]);
+            let mut headers = HeaderLines::from(headers(&[("authorization", value)]));
             strip(&mut headers);
             headers.is_empty()
         };

@@ -1,23 +1,23 @@
 //! Forwards a permitted request to its upstream and the response to the client.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use http::header;
-use http::{HeaderMap, Request, Response, StatusCode, Version};
+use http::{Response, StatusCode, Version};
 use http_body::Body;
 use tokio::time::{Instant, timeout_at};
 
 use crate::auth::Permit;
 use crate::connections::{ClientBody, ClientUpgrade, ConnectionGuard};
 use crate::message::endpoint::{Endpoint, Transport};
-use crate::message::{InboundHead, SanitizedHead, connection_auth, forwarded};
+use crate::message::{HeaderLines, InboundHead, SanitizedHead, connection_auth, forwarded};
 use crate::portal::{Portal, Problem};
 use crate::route::Route;
 use crate::telemetry::Limit;
-use crate::upstream::{Caller, ConnectionOwner, LenientClose, Priority};
+use crate::upstream::{self, Caller, ConnectionOwner, Priority, UpstreamError, UpstreamRequest};
 
 use super::access_log::AccessLogEntry;
 use super::assertion::Assertions;
@@ -174,15 +174,19 @@ impl Forwarder {
         let received = connection.body_byte_counter();
         let body = InboundBody::new(body, &route.limits, received, close).with_activity(reporter);
         let outcome = body.outcome();
-        let mut request = outgoing.head.into_request(body);
-        if !route.requires_close_notify {
-            request.extensions_mut().insert(LenientClose);
-        }
+        let mut request = outgoing.head.into_upstream_request(body);
+        request.lenient_close = !route.requires_close_notify;
         let deadlines = Deadlines::new(permit);
         let now = Instant::now();
         entry.record_forwarded(now.into_std());
         // Pinned here because a move into either arm would store it in the future twice.
-        let sent = pin!(self.send(request, outgoing.caller, permit, tracked, now + TRACK_AFTER));
+        let sent = pin!(self.send(
+            request,
+            outgoing.caller,
+            permit,
+            tracked,
+            now + TRACK_AFTER - upstream::TICK
+        ));
         let sent = match deadlines.earliest() {
             Some(deadline) => Box::pin(timeout_at(deadline.at, sent))
                 .await
@@ -216,49 +220,57 @@ impl Forwarder {
     /// deliver data after its session has ended.
     async fn send(
         &self,
-        mut request: Request<InboundBody>,
+        mut request: UpstreamRequest<InboundBody>,
         caller: Caller,
         permit: &Permit,
         mut tracked: Option<ConnectionGuard>,
         track_at: Instant,
     ) -> Result<(Response<UpstreamBody>, Option<ConnectionGuard>), ForwardError> {
         let route = permit.route();
-        if request.body().size_hint().exact().is_none()
-            && let Some(limits) = buffer_limits(route, request.headers())
+        if request.body.size_hint().exact().is_none()
+            && let Some(limits) = buffer_limits(route, &request.headers)
         {
-            Box::pin(request.body_mut().buffer(limits)).await?;
+            Box::pin(request.body.buffer(limits)).await?;
         }
-        let mut sent =
-            pin!(self.context.upstreams.get(route)?.send(caller, &route.upstreams, request));
+        let upstreams = self.context.upstreams.get(route)?;
+        let mut sent = pin!(upstreams.send(caller, &route.upstreams, request));
         if tracked.is_none() && permit.snapshot().is_some() {
-            if let Ok(sent) = timeout_at(track_at, sent.as_mut()).await {
+            if let Some(sent) = upstreams.timer().timeout_at(track_at, sent.as_mut()).await {
                 return Ok((sent?, None));
             }
             tracked = self.context.track(permit)?;
         }
-        let sent = tokio::select! {
-            biased;
-            reason = closed(&mut tracked) => return Err(ForwardError::Closed(reason)),
-            sent = sent => sent,
-        };
-        // The close also ends the request body, so the exchange can fail first.
-        let sent = sent.map_err(|error| match closed(&mut tracked).now_or_never() {
-            Some(reason) => ForwardError::Closed(reason),
-            None => error.into(),
-        })?;
-        if let Some(tracked) = &mut tracked {
-            tracked.allowed().await.map_err(ForwardError::Closed)?;
-        }
-        Ok((sent, tracked))
+        Box::pin(await_tracked(sent, tracked)).await
     }
+}
+
+/// Waits for the response to a tracked request.
+async fn await_tracked(
+    sent: Pin<&mut impl Future<Output = Result<Response<UpstreamBody>, UpstreamError>>>,
+    mut tracked: Option<ConnectionGuard>,
+) -> Result<(Response<UpstreamBody>, Option<ConnectionGuard>), ForwardError> {
+    let sent = tokio::select! {
+        biased;
+        reason = closed(&mut tracked) => return Err(ForwardError::Closed(reason)),
+        sent = sent => sent,
+    };
+    // The close also ends the request body, so the exchange can fail first.
+    let sent = sent.map_err(|error| match closed(&mut tracked).now_or_never() {
+        Some(reason) => ForwardError::Closed(reason),
+        None => error.into(),
+    })?;
+    if let Some(tracked) = &mut tracked {
+        tracked.allowed().await.map_err(ForwardError::Closed)?;
+    }
+    Ok((sent, tracked))
 }
 
 /// Returns how much of a body of unknown length to read before the request is forwarded. Many HTTP/1.1 apps
 /// (WSGI, CGI) take such a body for an empty one. `None` where a length has no use, or the parts of the body are
 /// answered one by one.
-fn buffer_limits(route: &Route, headers: &HeaderMap) -> Option<BufferLimits> {
+fn buffer_limits(route: &Route, headers: &HeaderLines) -> Option<BufferLimits> {
     let is_http2 = |upstream: &Endpoint| upstream.transport() == Transport::Http2;
-    let content_type = headers.get(header::CONTENT_TYPE);
+    let content_type = headers.get(&header::CONTENT_TYPE);
     let is_grpc = content_type.is_some_and(|it| it.as_bytes().starts_with(b"application/grpc"));
     if is_grpc || route.upstreams.iter().all(is_http2) {
         return None;

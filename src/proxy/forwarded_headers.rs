@@ -3,9 +3,9 @@
 
 use std::net::IpAddr;
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 
-use crate::message::Host;
+use crate::message::{HeaderLines, Host};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -47,7 +47,7 @@ impl ForwardedHeaders {
     }
 
     /// Sets the headers and replaces existing values.
-    pub(super) fn write_to(&self, headers: &mut HeaderMap) {
+    pub(super) fn write_to(&self, headers: &mut HeaderLines) {
         let entries = [
             (header::HOST, &self.host_value),
             (header::FORWARDED, &self.forwarded),
@@ -56,10 +56,10 @@ impl ForwardedHeaders {
         ];
         for (name, value) in entries {
             if let Some(value) = value {
-                headers.insert(name, value.clone());
+                headers.set(name, value.clone());
             }
         }
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
+        headers.set(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
     }
 }
 

@@ -2,7 +2,7 @@
 //! unsanitized heads are never forwarded and identity headers always name an authorized user.
 //!
 //! ```compile_fail,E0451
-//! let head = doorward::proxy::UpstreamHead { parts: http::Request::new(()).into_parts().0 };
+//! let head = doorward::proxy::UpstreamHead { method: http::Method::GET, target: http::uri::PathAndQuery::from_static("/"), headers: doorward::message::HeaderLines::default() };
 //! ```
 //!
 //! ```
@@ -31,14 +31,16 @@
 //! # }
 //! ```
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Request, Uri, Version, request};
+use http::header::{self, HeaderName, HeaderValue};
+use http::uri::PathAndQuery;
+use http::{Method, Request, Version};
 
 use crate::auth::Permit;
-use crate::message::SanitizedHead;
 use crate::message::request_id::X_REQUEST_ID;
 use crate::message::sanitize::SanitizedParts;
+use crate::message::{HeaderLines, SanitizedHead};
 use crate::route::{HostHeader, Route};
+use crate::upstream::UpstreamRequest;
 
 use super::assertion::ASSERTION;
 use super::forwarded_headers::ForwardedHeaders;
@@ -52,7 +54,9 @@ const MAX_ADDED: usize = ForwardedHeaders::COUNT + 7;
 /// A request head ready to send to the upstream.
 #[derive(Debug)]
 pub struct UpstreamHead {
-    parts: request::Parts,
+    method: Method,
+    target: PathAndQuery,
+    headers: HeaderLines,
 }
 
 impl UpstreamHead {
@@ -69,64 +73,73 @@ impl UpstreamHead {
         permit: &Permit,
     ) -> UpstreamHead {
         let SanitizedParts {
-            method, version, target, headers, request, websocket, trailers, ..
+            method,
+            version,
+            target,
+            mut headers,
+            request,
+            websocket,
+            trailers,
+            ..
         } = head.into_parts();
         let route = permit.route();
-        let (mut parts, ()) = Request::new(()).into_parts();
-        parts.method = method;
-        // The target as received, byte for byte (RFC 9110 7.7).
-        parts.uri = Uri::from(target.raw().clone());
-        parts.headers = headers;
-        // One reservation: each growth of the map rehashes every name.
-        parts.headers.reserve(MAX_ADDED + route.identity.headers.len() + route.headers.set.len());
-        forwarded_headers.write_to(&mut parts.headers);
-        parts.headers.insert(X_REQUEST_ID, request.value().clone());
-        write_options(&mut parts.headers, route);
+        headers.reserve(MAX_ADDED + route.identity.headers.len() + route.headers.set.len());
+        forwarded_headers.write_to(&mut headers);
+        headers.set(X_REQUEST_ID, request.value().clone());
+        write_options(&mut headers, route);
         if route.upstream_options.via {
-            parts.headers.append(header::VIA, via(version));
+            headers.append(header::VIA, via(version));
         }
         if trailers {
-            parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
+            headers.set(header::TE, HeaderValue::from_static("trailers"));
         }
         if let Some(identity) = permit.identity() {
             for (name, value) in route.identity.values(identity) {
-                parts.headers.insert(name.clone(), value);
+                headers.set(name.clone(), value);
             }
         }
         for (name, value) in &route.headers.set {
-            parts.headers.insert(name, value.clone());
+            headers.set(name.clone(), value.clone());
         }
         if websocket {
-            parts.headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-            parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.set(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+            headers.set(header::UPGRADE, HeaderValue::from_static("websocket"));
         }
-        UpstreamHead { parts }
+        // The target as received, byte for byte (RFC 9110 7.7).
+        UpstreamHead { method, target: target.raw().clone(), headers }
     }
 
     /// Sets the assertion; `None` sends none.
     pub(super) fn set_assertion(&mut self, assertion: Option<HeaderValue>) {
         if let Some(assertion) = assertion {
-            self.parts.headers.insert(ASSERTION, assertion);
+            self.headers.set(ASSERTION, assertion);
         }
     }
 
     /// Adds the body.
+    pub(super) fn into_upstream_request<B>(self, body: B) -> UpstreamRequest<B> {
+        let UpstreamHead { method, target, headers } = self;
+        UpstreamRequest { method, target, headers, body, lenient_close: false }
+    }
+
+    /// As the type of the HTTP libraries.
     pub fn into_request<B>(self, body: B) -> Request<B> {
-        Request::from_parts(self.parts, body)
+        self.into_upstream_request(body).into()
     }
 }
 
 /// Sets what the upstream options of the route require besides the defaults.
-fn write_options(headers: &mut HeaderMap, route: &Route) {
+fn write_options(headers: &mut HeaderLines, route: &Route) {
     let options = &route.upstream_options;
     if let Some(prefix) = &options.forwarded_prefix {
-        headers.insert(X_FORWARDED_PREFIX, prefix.clone());
+        headers.set(X_FORWARDED_PREFIX, prefix.clone());
     }
     let HostHeader::Upstream = options.host_header else { return };
     let Some(upstream) = route.upstreams.first() else { return };
     if let Ok(authority) = HeaderValue::from_str(upstream.authority().as_str())
-        && let Some(public) = headers.insert(header::HOST, authority)
+        && let Some(public) = headers.get(&header::HOST).cloned()
     {
+        headers.set(header::HOST, authority);
         upstream_origin::translate_request(headers, public.as_bytes(), upstream);
     }
 }

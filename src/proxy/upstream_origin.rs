@@ -3,8 +3,8 @@
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::Authority;
 
-use crate::message::Endpoint;
 use crate::message::endpoint::Transport;
+use crate::message::{Endpoint, HeaderLines};
 
 /// Request headers with a URL of the own origin that an upstream compares with `Host`. `Destination` belongs
 /// to WebDAV (RFC 4918 10.3).
@@ -15,14 +15,16 @@ const RESPONSE_URLS: [HeaderName; 2] = [header::LOCATION, header::CONTENT_LOCATI
 
 /// Replaces the public origin `https://host` by the upstream's in the request. Other origins stay: the
 /// upstream's own checks against foreign origins keep their effect.
-pub(super) fn translate_request(headers: &mut HeaderMap, host: &[u8], upstream: &Endpoint) {
+pub(super) fn translate_request(headers: &mut HeaderLines, host: &[u8], upstream: &Endpoint) {
     let Ok(host) = std::str::from_utf8(host) else { return };
     let is_public = |url: &Url<'_>| {
         url.scheme.eq_ignore_ascii_case("https") && url.authority.eq_ignore_ascii_case(host)
     };
     let origin = format!("{}://{}", scheme(upstream), upstream.authority());
     for name in REQUEST_URLS {
-        replace_origin(headers, &name, is_public, &origin);
+        if let Some(value) = with_origin(headers.get(&name), is_public, &origin) {
+            headers.set(name, value);
+        }
     }
 }
 
@@ -39,22 +41,21 @@ pub(super) fn translate_response(headers: &mut HeaderMap, host: &[u8], upstreams
             || upstreams.iter().any(|upstream| url.is_at(upstream))
     };
     for name in RESPONSE_URLS {
-        replace_origin(headers, &name, is_own, &format!("https://{host}"));
+        let value = with_origin(headers.get(&name), is_own, &format!("https://{host}"));
+        if let Some(value) = value {
+            headers.insert(name, value);
+        }
     }
 }
 
-fn replace_origin(
-    headers: &mut HeaderMap,
-    name: &HeaderName,
+/// Returns the URL in a value with another origin, if it is to be replaced.
+fn with_origin(
+    value: Option<&HeaderValue>,
     is_replaced: impl Fn(&Url<'_>) -> bool,
     origin: &str,
-) {
-    let Some(value) = headers.get(name).and_then(|value| value.to_str().ok()) else { return };
-    if let Some(url) = Url::parse(value).filter(is_replaced)
-        && let Ok(value) = HeaderValue::try_from([origin, url.rest].concat())
-    {
-        headers.insert(name, value);
-    }
+) -> Option<HeaderValue> {
+    let url = Url::parse(value?.to_str().ok()?).filter(is_replaced)?;
+    HeaderValue::try_from([origin, url.rest].concat()).ok()
 }
 
 /// An absolute URL, or one without a scheme (`//host/path`).
@@ -159,10 +160,11 @@ mod tests {
     fn only_the_public_origin_of_a_request_is_translated() {
         let upstream = Endpoint::parse("http://127.0.0.1:3000").expect("an endpoint");
         let translated = |name: &'static str, value: &'static str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(name, HeaderValue::from_static(value));
+            let name = HeaderName::from_static(name);
+            let mut headers = HeaderLines::default();
+            headers.append(name.clone(), HeaderValue::from_static(value));
             translate_request(&mut headers, b"wiki.test", &upstream);
-            headers[name].to_str().expect("ASCII").to_owned()
+            headers.get(&name).expect("a header").to_str().expect("ASCII").to_owned()
         };
         assert_eq!(translated("origin", "https://wiki.test"), "http://127.0.0.1:3000");
         assert_eq!(translated("referer", "https://WIKI.test/a?b"), "http://127.0.0.1:3000/a?b");

@@ -57,8 +57,8 @@ pub(super) async fn open(
     entry: &mut AccessLogEntry,
 ) -> Result<PendingResponse, ForwardError> {
     let route = permit.route();
-    let request = outgoing.head.into_request(());
-    let accept = request.headers().get(header::SEC_WEBSOCKET_KEY).and_then(accept_key);
+    let request = outgoing.head.into_upstream_request(());
+    let accept = request.headers.get(&header::SEC_WEBSOCKET_KEY).and_then(accept_key);
     let shared = context.auth.shared();
     // Registered before the handshake, so that a session end during the handshake is not missed.
     let mut tracked = context.track(permit)?;

@@ -17,20 +17,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{CONNECTION, HOST, TE, UPGRADE};
-use http::uri::{Authority, PathAndQuery, Scheme, Uri};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
+use http::uri::{Authority, Scheme, Uri};
+use http::{HeaderValue, Method, Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
-use tokio::time::timeout;
 
-use crate::message::Endpoint;
 use crate::message::endpoint::Transport;
+use crate::message::{Endpoint, HeaderLines};
 
+use super::coarse_timer::CoarseTimer;
 use super::connect::Connection;
 use super::error::UpstreamError;
 use super::http1_connection::{ResponseBodyState, SendError};
 use super::pool::Lease;
-use super::request_body::{LenientClose, OutgoingBody, Progress, RequestBody, attribute_error};
+use super::request::UpstreamRequest;
+use super::request_body::{OutgoingBody, Progress, RequestBody, attribute_error};
 use super::response_body::UpstreamBody;
 use super::response_head::framing;
 
@@ -38,14 +39,14 @@ use super::response_head::framing;
 pub(super) enum ExchangeOutcome<B: RequestBody> {
     Response(Response<UpstreamBody<B>>),
     /// The request may be sent once more, on a new connection.
-    Retry(Request<OutgoingBody<B>>),
+    Retry(UpstreamRequest<OutgoingBody<B>>),
     Failed(UpstreamError),
 }
 
 /// Sends a request and waits for the response head.
 pub(super) async fn exchange<B: RequestBody>(
     mut lease: Lease<B>,
-    request: Request<OutgoingBody<B>>,
+    request: UpstreamRequest<OutgoingBody<B>>,
 ) -> ExchangeOutcome<B> {
     if let Some(Connection::Http2(_)) = lease.connection() {
         return exchange_http2(lease, request).await;
@@ -62,25 +63,27 @@ pub(super) async fn exchange<B: RequestBody>(
 /// Outcome of sending a request over HTTP/1.1.
 pub(super) enum Http1Outcome<B: RequestBody> {
     Response(Response<()>, ResponseBodyState, Lease<B>),
-    Retry(Request<OutgoingBody<B>>),
+    Retry(UpstreamRequest<OutgoingBody<B>>),
     Failed(UpstreamError),
 }
 
 /// Sends a request on the leased HTTP/1.1 connection.
 pub(super) async fn send_http1<B: RequestBody>(
     mut lease: Lease<B>,
-    mut request: Request<OutgoingBody<B>>,
+    mut request: UpstreamRequest<OutgoingBody<B>>,
 ) -> Http1Outcome<B> {
     if let Err(error) = set_http1_target(&mut request, lease.endpoint()) {
         return Http1Outcome::Failed(error);
     }
     let (limit, head_limits) = (lease.settings().response_timeout, lease.settings().response_head);
+    let timer = lease.timer();
     let reused = lease.reused();
-    let (own, shared) = (Progress::default(), request.body().progress());
-    let is_repeatable = shared.is_none() && request.method().is_idempotent();
+    let (own, shared) = (Progress::default(), request.body.progress());
+    let is_repeatable = shared.is_none() && request.method.is_idempotent();
     let progress = shared.as_deref().unwrap_or(&own);
     let Some(connection) = lease.http1() else { return Http1Outcome::Retry(request) };
     let sent = with_response_timeout(
+        &timer,
         pin!(connection.send(&mut request, head_limits, progress)),
         limit,
         Some(progress),
@@ -89,7 +92,7 @@ pub(super) async fn send_http1<B: RequestBody>(
     match sent {
         Some(Ok((response, mut state))) => {
             lease.restrict(response.headers());
-            if is_lenient(&request) {
+            if request.lenient_close {
                 state.accept_truncation();
             }
             Http1Outcome::Response(response, state, lease)
@@ -109,11 +112,11 @@ pub(super) async fn send_http1<B: RequestBody>(
 
 async fn exchange_http2<B: RequestBody>(
     mut lease: Lease<B>,
-    request: Request<OutgoingBody<B>>,
+    request: UpstreamRequest<OutgoingBody<B>>,
 ) -> ExchangeOutcome<B> {
-    let progress = request.body().progress();
+    let progress = request.body.progress();
     let copy = retry_copy(&request);
-    let is_head = request.method() == Method::HEAD;
+    let is_head = request.method == Method::HEAD;
     match send_http2(&mut lease, request, progress.as_deref()).await {
         SendOutcome::Response(response) => {
             accept_response(response, is_head, progress, lease).await
@@ -151,7 +154,7 @@ impl<B: RequestBody> ExchangeOutcome<B> {
 enum SendOutcome<B> {
     Response(Response<Incoming>),
     /// The connection closed before the first byte was written; contains the request.
-    Unsent(Request<OutgoingBody<B>>),
+    Unsent(UpstreamRequest<OutgoingBody<B>>),
     /// The upstream received the request and reported that it did not process it.
     Unprocessed(UpstreamError),
     Failed(UpstreamError),
@@ -160,23 +163,25 @@ enum SendOutcome<B> {
 
 async fn send_http2<B: RequestBody>(
     lease: &mut Lease<B>,
-    mut request: Request<OutgoingBody<B>>,
+    request: UpstreamRequest<OutgoingBody<B>>,
     progress: Option<&Progress>,
 ) -> SendOutcome<B> {
-    let limit = lease.settings().response_timeout;
-    if let Err(error) = set_http2_target(&mut request, lease.endpoint()) {
-        return SendOutcome::Failed(error);
-    }
+    let (limit, lenient_close) = (lease.settings().response_timeout, request.lenient_close);
+    let timer = lease.timer();
+    let mut request = match to_http2(request, lease.endpoint()) {
+        Ok(request) => request,
+        Err(error) => return SendOutcome::Failed(error),
+    };
     if progress.is_some() {
         request.body_mut().set_stream_guard(lease.share_permit());
     }
     let Some(Connection::Http2(stream)) = lease.connection() else {
-        return SendOutcome::Unsent(request);
+        return SendOutcome::Unsent(UpstreamRequest { lenient_close, ..request.into() });
     };
     let sent = pin!(stream.sender.try_send_request(request));
-    match with_response_timeout(sent, limit, progress).await {
+    match with_response_timeout(&timer, sent, limit, progress).await {
         Some(Ok(response)) => SendOutcome::Response(response),
-        Some(Err(error)) => send_failed(error, progress),
+        Some(Err(error)) => send_failed(error, lenient_close, progress),
         None => SendOutcome::TimedOut,
     }
 }
@@ -184,26 +189,28 @@ async fn send_http2<B: RequestBody>(
 /// Restarts the timeout while the request body makes progress or interim responses arrive: a slow upload
 /// is not a slow upstream. The proxy's body reader limits a stalled upload.
 async fn with_response_timeout<F: Future>(
+    timer: &CoarseTimer,
     mut response: Pin<&mut F>,
     limit: Duration,
     progress: Option<&Progress>,
 ) -> Option<F::Output> {
     loop {
-        match timeout(limit, response.as_mut()).await {
-            Ok(output) => return Some(output),
-            Err(_) if progress.is_some_and(Progress::take_progress) => {}
-            Err(_) => return None,
+        match timer.timeout(limit, response.as_mut()).await {
+            Some(output) => return Some(output),
+            None if progress.is_some_and(Progress::take_progress) => {}
+            None => return None,
         }
     }
 }
 
 fn send_failed<B: RequestBody>(
     mut error: TrySendError<Request<OutgoingBody<B>>>,
+    lenient_close: bool,
     progress: Option<&Progress>,
 ) -> SendOutcome<B> {
     if let Some(mut request) = error.take_message() {
         request.body_mut().set_stream_guard(None);
-        return SendOutcome::Unsent(request);
+        return SendOutcome::Unsent(UpstreamRequest { lenient_close, ..request.into() });
     }
     let error = error.into_error();
     let attributed = attribute_error(progress, || UpstreamError::from(&error));
@@ -222,10 +229,6 @@ fn is_unprocessed(error: &hyper::Error) -> bool {
         let refused = cause.is_reset() && cause.reason() == Some(h2::Reason::REFUSED_STREAM);
         cause.is_remote() && (refused || cause.is_go_away())
     })
-}
-
-fn is_lenient<B>(request: &Request<B>) -> bool {
-    request.extensions().get::<LenientClose>().is_some()
 }
 
 async fn accept_response<B: RequestBody>(
@@ -261,58 +264,57 @@ pub(super) fn closed_before_request() -> UpstreamError {
     UpstreamError::ConnectionTerminated("before the request was sent".to_owned())
 }
 
-fn is_retryable<B>(request: &Request<B>, error: &UpstreamError) -> bool {
-    request.method().is_idempotent() && matches!(error, UpstreamError::ConnectionTerminated(_))
+fn is_retryable<B>(request: &UpstreamRequest<B>, error: &UpstreamError) -> bool {
+    request.method.is_idempotent() && matches!(error, UpstreamError::ConnectionTerminated(_))
 }
 
 /// Returns a copy of a request without a body, which can be sent again.
 fn retry_copy<B: RequestBody>(
-    request: &Request<OutgoingBody<B>>,
-) -> Option<Request<OutgoingBody<B>>> {
-    if request.body().progress().is_some() {
+    request: &UpstreamRequest<OutgoingBody<B>>,
+) -> Option<UpstreamRequest<OutgoingBody<B>>> {
+    if request.body.progress().is_some() {
         return None;
     }
-    let mut copy = Request::new(OutgoingBody::empty());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    *copy.extensions_mut() = request.extensions().clone();
-    Some(copy)
+    let UpstreamRequest { method, target, headers, lenient_close, .. } = request;
+    let (method, target, headers) = (method.clone(), target.clone(), headers.clone());
+    let (body, lenient_close) = (OutgoingBody::empty(), *lenient_close);
+    Some(UpstreamRequest { method, target, headers, body, lenient_close })
 }
 
 /// Nominates `TE`, which applies to one connection (RFC 9110 10.1.4).
-fn nominate_te(headers: &mut HeaderMap) {
-    if !headers.contains_key(TE) {
+fn nominate_te(headers: &mut HeaderLines) {
+    if !headers.contains(&TE) {
         return;
     }
-    let is_upgrade = headers.contains_key(UPGRADE);
+    let is_upgrade = headers.contains(&UPGRADE);
     let value = if is_upgrade { "Upgrade, TE" } else { "TE" };
-    headers.insert(CONNECTION, HeaderValue::from_static(value));
+    headers.set(CONNECTION, HeaderValue::from_static(value));
 }
 
-/// Sets origin form and `Host`. Applied to a request for HTTP/2, it keeps the meaning.
-fn set_http1_target<B>(request: &mut Request<B>, endpoint: &Endpoint) -> Result<(), UpstreamError> {
-    *request.version_mut() = Version::HTTP_11;
-    nominate_te(request.headers_mut());
-    if !request.headers().contains_key(HOST) {
-        let host = request.uri().authority().unwrap_or(endpoint.authority());
-        let host = HeaderValue::from_str(host.as_str()).map_err(|_| invalid_target())?;
-        request.headers_mut().insert(HOST, host);
-    }
-    if request.uri().authority().is_some() {
-        let target = request.uri().path_and_query().cloned();
-        *request.uri_mut() = Uri::from(target.unwrap_or(PathAndQuery::from_static("/")));
+/// Sets `Host` and nominates `TE`.
+fn set_http1_target<B>(
+    request: &mut UpstreamRequest<B>,
+    endpoint: &Endpoint,
+) -> Result<(), UpstreamError> {
+    nominate_te(&mut request.headers);
+    if !request.headers.contains(&HOST) {
+        let host = HeaderValue::from_str(endpoint.authority().as_str());
+        request.headers.append(HOST, host.map_err(|_| invalid_target())?);
     }
     Ok(())
 }
 
 /// Sets `:scheme` and `:authority`. The authority is the value of `Host`, which is removed.
-fn set_http2_target<B>(request: &mut Request<B>, endpoint: &Endpoint) -> Result<(), UpstreamError> {
+fn to_http2<B>(
+    request: UpstreamRequest<B>,
+    endpoint: &Endpoint,
+) -> Result<Request<B>, UpstreamError> {
+    let mut request = Request::from(request);
     *request.version_mut() = Version::HTTP_2;
     request.headers_mut().remove(CONNECTION);
     let authority = match request.headers_mut().remove(HOST) {
         Some(host) => Authority::try_from(host.as_bytes()).map_err(|_| invalid_target())?,
-        None => request.uri().authority().unwrap_or(endpoint.authority()).clone(),
+        None => endpoint.authority().clone(),
     };
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
     parts.authority = Some(authority);
@@ -320,9 +322,8 @@ fn set_http2_target<B>(request: &mut Request<B>, endpoint: &Endpoint) -> Result<
         Transport::Tls => Scheme::HTTPS,
         Transport::Http1 | Transport::Http2 => Scheme::HTTP,
     });
-    parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
     *request.uri_mut() = Uri::from_parts(parts).map_err(|_| invalid_target())?;
-    Ok(())
+    Ok(request)
 }
 
 fn invalid_target() -> UpstreamError {
@@ -333,11 +334,11 @@ fn invalid_target() -> UpstreamError {
 mod tests {
     use super::*;
 
-    fn request(uri: &str) -> Request<()> {
+    fn request(uri: &str) -> UpstreamRequest<()> {
         let mut request = Request::new(());
         *request.uri_mut() = uri.parse().expect("uri");
         request.headers_mut().insert(HOST, HeaderValue::from_static("wiki.test"));
-        request
+        request.into()
     }
 
     #[test]
@@ -346,17 +347,16 @@ mod tests {
         for uri in ["/a?b=1", "https://other.test/a?b=1"] {
             let mut request = request(uri);
             set_http1_target(&mut request, &endpoint).expect("addressed");
-            assert_eq!(request.uri(), "/a?b=1");
-            assert_eq!(request.headers()[HOST], "wiki.test");
+            assert_eq!(request.target, "/a?b=1");
+            assert_eq!(request.headers.get(&HOST).expect("a host"), "wiki.test");
         }
     }
 
     #[test]
     fn http2_uses_the_host_as_authority_and_the_endpoint_scheme() {
         for (endpoint, scheme) in [("h2c://127.0.0.1:1", "http"), ("https://app.test", "https")] {
-            let mut request = request("/a?b=1");
-            set_http2_target(&mut request, &Endpoint::parse(endpoint).expect(endpoint))
-                .expect("addressed");
+            let endpoint = Endpoint::parse(endpoint).expect(endpoint);
+            let request = to_http2(request("/a?b=1"), &endpoint).expect("addressed");
             assert_eq!(request.uri().to_string(), format!("{scheme}://wiki.test/a?b=1"));
             assert!(!request.headers().contains_key(HOST));
         }
@@ -365,11 +365,11 @@ mod tests {
     #[test]
     fn a_request_prepared_for_http2_can_be_sent_over_http1() {
         let endpoint = Endpoint::parse("https://app.test").expect("endpoint");
-        let mut request = request("/a?b=1");
-        set_http2_target(&mut request, &endpoint).expect("addressed");
+        let request = to_http2(request("/a?b=1"), &endpoint).expect("addressed");
+        let mut request = UpstreamRequest::from(request);
         set_http1_target(&mut request, &endpoint).expect("addressed");
-        assert_eq!(request.uri(), "/a?b=1");
-        assert_eq!(request.headers()[HOST], "wiki.test");
+        assert_eq!(request.target, "/a?b=1");
+        assert_eq!(request.headers.get(&HOST).expect("a host"), "wiki.test");
     }
 
     #[tokio::test(start_paused = true)]
@@ -383,10 +383,13 @@ mod tests {
                 uploading.record_progress();
             }
         });
+        let (timer, limit) = (CoarseTimer::default(), 2 * second);
         let response = pin!(tokio::time::sleep(11 * second));
-        assert!(with_response_timeout(response, 2 * second, Some(&progress)).await.is_some());
+        let ended = with_response_timeout(&timer, response, limit, Some(&progress)).await;
+        assert!(ended.is_some());
         upload.await.expect("upload");
         let silence = pin!(tokio::time::sleep(11 * second));
-        assert!(with_response_timeout(silence, 2 * second, Some(&progress)).await.is_none());
+        let ended = with_response_timeout(&timer, silence, limit, Some(&progress)).await;
+        assert!(ended.is_none());
     }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, Request, Response, header};
+use http::{Method, Response, header};
 use http_body::Frame;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -24,6 +24,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::body_decoder::{BodyDecoder, Decoded};
 use super::error::UpstreamError;
 use super::liveness_probe::ProbedSocket;
+use super::request::UpstreamRequest;
 use super::request_body::{BodyFraming, OutgoingBody, Progress, RequestBody};
 use super::response_head::{RequestKind, ResponseHead, ResponseHeadReader, protocol_error};
 use super::settings::HeadLimits;
@@ -36,11 +37,16 @@ const MAX_READ: usize = 64 * 1024;
 /// Size of a typical request head in bytes.
 const HEAD_CAPACITY: usize = 1024;
 
+/// Bytes of a header besides its name and value.
+const SEPARATORS: usize = 4;
+
 /// One connection; dropping it closes it.
 pub(super) struct Http1Connection {
     stream: IoStream,
     /// Bytes read but not yet parsed.
     buffer: BytesMut,
+    /// Empty; keeps the memory for the next head.
+    head: Vec<u8>,
     /// Size of the next read; it grows with long responses.
     read_size: usize,
 }
@@ -89,24 +95,30 @@ impl Http1Connection {
     }
 
     fn new(stream: IoStream) -> Http1Connection {
-        Http1Connection { stream, buffer: BytesMut::new(), read_size: MIN_READ }
+        Http1Connection { stream, buffer: BytesMut::new(), head: Vec::new(), read_size: MIN_READ }
     }
 
     /// Sends a request and waits for the response head. Interim responses are progress.
     pub(super) async fn send<B: RequestBody>(
         &mut self,
-        request: &mut Request<OutgoingBody<B>>,
+        request: &mut UpstreamRequest<OutgoingBody<B>>,
         limits: HeadLimits,
         progress: &Progress,
     ) -> Result<(Response<()>, ResponseBodyState), SendError> {
         poll_fn(|cx| self.poll_unexpected_data(cx)).await.map_err(SendError::Unsent)?;
         let mut reader = ResponseHeadReader::new(request_kind(request), limits);
-        let head = serialize_head(request);
-        let framing = request.body().framing();
+        let mut head = std::mem::take(&mut self.head);
+        write_head(&mut head, request);
+        let framing = request.body.framing();
         let (is_written, mut upload) = match framing {
-            None => (self.write_head(&head).await?, None),
+            None => {
+                let is_written = self.send_head(&head).await?;
+                head.clear();
+                self.head = head;
+                (is_written, None)
+            }
             Some(framing) => {
-                let body = request.body_mut().take();
+                let body = request.body.take();
                 (true, Some(Box::new(Upload::new(head, framing, body))))
             }
         };
@@ -139,6 +151,9 @@ impl Http1Connection {
         if self.buffer.capacity() > MIN_READ {
             self.buffer = BytesMut::new();
         }
+        if self.head.capacity() > MIN_READ {
+            self.head = Vec::new();
+        }
         self.read_size = MIN_READ;
         self.stream.request_probe();
     }
@@ -159,7 +174,7 @@ impl Http1Connection {
 
     /// Returns false if a response arrived before the whole head was written; the rest is then not
     /// sent.
-    async fn write_head(&mut self, bytes: &[u8]) -> Result<bool, SendError> {
+    async fn send_head(&mut self, bytes: &[u8]) -> Result<bool, SendError> {
         let mut left = bytes;
         while !left.is_empty() {
             match poll_fn(|cx| self.poll_write_or_read(cx, left)).await {
@@ -419,62 +434,62 @@ fn poll_shared<T>(
     }
 }
 
-fn request_kind<B>(request: &Request<B>) -> RequestKind {
-    match request.method() {
-        &Method::HEAD => RequestKind::Head,
-        _ if request.headers().contains_key(header::UPGRADE) => RequestKind::Upgrade,
+fn request_kind<B>(request: &UpstreamRequest<B>) -> RequestKind {
+    match request.method {
+        Method::HEAD => RequestKind::Head,
+        _ if request.headers.contains(&header::UPGRADE) => RequestKind::Upgrade,
         _ => RequestKind::Other,
     }
 }
 
 /// Writes `Host` first (RFC 9110 7.2). Names and values were validated on construction.
-fn serialize_head<B: RequestBody>(request: &Request<OutgoingBody<B>>) -> Vec<u8> {
-    let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
-    let mut head = Vec::with_capacity(HEAD_CAPACITY);
-    for part in [request.method().as_str(), " ", target, " HTTP/1.1\r\n"] {
+fn write_head<B: RequestBody>(head: &mut Vec<u8>, request: &UpstreamRequest<OutgoingBody<B>>) {
+    let target = request.target.as_str();
+    head.reserve(HEAD_CAPACITY);
+    for part in [request.method.as_str(), " ", target, " HTTP/1.1\r\n"] {
         head.extend_from_slice(part.as_bytes());
     }
-    write_if_present(&mut head, request.headers(), &header::HOST);
-    for (name, value) in request.headers() {
+    if let Some(host) = request.headers.get(&header::HOST) {
+        write_header(head, header::HOST.as_str(), host.as_bytes());
+    }
+    for (name, value) in request.headers.iter() {
         if *name != header::HOST {
-            write_header(&mut head, name.as_str(), value.as_bytes());
+            write_header(head, name.as_str(), value.as_bytes());
         }
     }
-    match request.body().framing() {
-        Some(BodyFraming::Chunked) => write_header(&mut head, "transfer-encoding", b"chunked"),
+    match request.body.framing() {
+        Some(BodyFraming::Chunked) => write_header(head, "transfer-encoding", b"chunked"),
         Some(BodyFraming::Length(length)) => {
-            write_header(&mut head, "content-length", length.to_string().as_bytes());
+            write_header(head, "content-length", length.to_string().as_bytes());
         }
-        None if needs_content_length(request.method()) => {
-            write_header(&mut head, "content-length", b"0");
+        None if needs_content_length(&request.method) => {
+            write_header(head, "content-length", b"0");
         }
         None => {}
     }
     head.extend_from_slice(b"\r\n");
-    head
-}
-
-fn write_if_present(head: &mut Vec<u8>, headers: &HeaderMap, name: &header::HeaderName) {
-    if let Some(value) = headers.get(name) {
-        write_header(head, name.as_str(), value.as_bytes());
-    }
 }
 
 fn write_header(head: &mut Vec<u8>, name: &str, value: &[u8]) {
-    write_title_case(head, name);
-    for part in [b": ", value, b"\r\n"] {
+    // One check of the capacity for all parts.
+    head.reserve(name.len() + value.len() + SEPARATORS);
+    let start = head.len();
+    for part in [name.as_bytes(), b": ", value, b"\r\n"] {
         head.extend_from_slice(part);
     }
+    capitalize(head.get_mut(start..start + name.len()).unwrap_or_default());
 }
 
-/// Some upstreams compare names with their case (`Content-Length`), although it has no meaning.
-fn write_title_case(head: &mut Vec<u8>, name: &str) {
+/// Writes a name, in lower case, as `Content-Length`. Some upstreams compare names with their case, although it has
+/// no meaning.
+fn capitalize(name: &mut [u8]) {
     let mut before = b'-';
-    head.extend(name.bytes().map(|byte| {
-        let is_first = std::mem::replace(&mut before, byte) == b'-';
-        // Names are in lower case.
-        if is_first { byte.to_ascii_uppercase() } else { byte }
-    }));
+    for byte in name {
+        if before == b'-' {
+            byte.make_ascii_uppercase();
+        }
+        before = *byte;
+    }
 }
 
 /// Whether upstreams expect a `Content-Length` for this method even without a body (RFC 9110 8.6).

@@ -13,7 +13,9 @@
 //! | `addresses` | DNS, TCP, choice between the addresses of a name |
 //! | `h2_connections` | HTTP/2 connections and their streams |
 //! | `liveness_probe` | check of an idle connection before reuse |
+//! | `request` | [`UpstreamRequest`] |
 //! | `request_body`, `response_body` | streamed bodies |
+//! | `coarse_timer` | [`CoarseTimer`]: timeouts of waiting requests |
 //! | `settings` | limits per endpoint, priority of a request |
 //! | `permit` | permits of exchanges, slots of streams |
 //! | `error` | [`UpstreamError`]: status and Proxy-Status error type of each failure |
@@ -35,6 +37,7 @@
 
 mod addresses;
 mod body_decoder;
+mod coarse_timer;
 mod connect;
 mod error;
 mod exchange;
@@ -42,6 +45,7 @@ mod http1_connection;
 mod permit;
 mod pinned;
 mod pool;
+mod request;
 mod request_body;
 mod response_body;
 mod response_head;
@@ -59,15 +63,17 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use http::{Request, Response};
+use http::Response;
 use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
 
 use crate::message::{Endpoint, connection_auth};
 
+pub use coarse_timer::{CoarseTimer, TICK};
 pub use error::UpstreamError;
 pub use pinned::{Caller, ConnectionOwner, PinnedConnections};
-pub use request_body::{LenientClose, RequestBody};
+pub use request::UpstreamRequest;
+pub use request_body::RequestBody;
 pub use response_body::UpstreamBody;
 pub use settings::{HeadLimits, Priority, UpstreamSettings};
 pub use upgrade::{PendingTunnel, Tunnel, UpgradeResponse};
@@ -87,13 +93,25 @@ pub struct Upstreams<B: RequestBody> {
     /// Grows only with endpoints that a configuration names.
     pools: Mutex<HashMap<Endpoint, Arc<Pool<B>>>>,
     round_robin: AtomicUsize,
+    timer: CoarseTimer,
 }
 
 impl<B: RequestBody> Upstreams<B> {
     /// `tls` sets the trusted certificates. This function sets the ALPN protocols.
     pub fn new(settings: UpstreamSettings, tls: &Arc<rustls::ClientConfig>) -> Upstreams<B> {
         let round_robin = AtomicUsize::new(0);
-        Upstreams { settings, tls: TlsConnectors::new(tls), pools: Mutex::default(), round_robin }
+        Upstreams {
+            settings,
+            tls: TlsConnectors::new(tls),
+            pools: Mutex::default(),
+            round_robin,
+            timer: CoarseTimer::default(),
+        }
+    }
+
+    /// Returns the timer for requests that wait for these upstreams.
+    pub fn timer(&self) -> &CoarseTimer {
+        &self.timer
     }
 
     /// Expects this name in the upstreams' certificates instead of their hosts.
@@ -112,10 +130,10 @@ impl<B: RequestBody> Upstreams<B> {
         &self,
         caller: impl Into<Caller>,
         endpoints: &[Endpoint],
-        request: Request<B>,
+        request: impl Into<UpstreamRequest<B>>,
     ) -> Result<Response<UpstreamBody<B>>, UpstreamError> {
-        let caller = caller.into();
-        if caller.owner.is_some() || connection_auth::is_in_request(request.headers()) {
+        let (caller, request) = (caller.into(), request.into());
+        if caller.owner.is_some() || connection_auth::is_in_lines(&request.headers) {
             return Box::pin(self.send_as_owner(caller, endpoints, request)).await;
         }
         self.send_pooled(caller.priority, endpoints, request).await
@@ -125,7 +143,7 @@ impl<B: RequestBody> Upstreams<B> {
         &self,
         priority: Priority,
         endpoints: &[Endpoint],
-        request: Request<B>,
+        request: UpstreamRequest<B>,
     ) -> Result<Response<UpstreamBody<B>>, UpstreamError> {
         let lease = self.lease(priority, endpoints, LeaseMode::Reuse).await?;
         match exchange(lease, request.map(OutgoingBody::new)).await {
@@ -147,12 +165,12 @@ impl<B: RequestBody> Upstreams<B> {
         &self,
         Caller { priority, owner }: Caller,
         endpoints: &[Endpoint],
-        request: Request<B>,
+        request: UpstreamRequest<B>,
     ) -> Result<Response<UpstreamBody<B>>, UpstreamError> {
         let new = LeaseMode::New(ConnectionPurpose::Authentication);
         let lease = match self.lease_pinned(priority, owner.as_ref(), endpoints).await? {
             Some(lease) => lease,
-            None if connection_auth::is_in_request(request.headers()) => {
+            None if connection_auth::is_in_lines(&request.headers) => {
                 self.lease(priority, endpoints, new).await?
             }
             None => return self.send_pooled(priority, endpoints, request).await,
@@ -175,10 +193,10 @@ impl<B: RequestBody> Upstreams<B> {
         &self,
         caller: impl Into<Caller>,
         endpoints: &[Endpoint],
-        request: Request<()>,
+        request: impl Into<UpstreamRequest<()>>,
     ) -> Result<UpgradeResponse<B>, UpstreamError> {
         let Caller { priority, owner } = caller.into();
-        let request = request.map(|()| OutgoingBody::empty());
+        let request = request.into().map(|()| OutgoingBody::empty());
         let sent = match self.lease_pinned(priority, owner.as_ref(), endpoints).await? {
             Some(lease) => send_http1(lease.reserve_for(owner.clone()), request).await,
             None => Http1Outcome::Retry(request),

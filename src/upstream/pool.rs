@@ -25,6 +25,7 @@ use crate::message::endpoint::Transport;
 use crate::message::{Endpoint, connection_auth};
 
 use super::addresses::Addresses;
+use super::coarse_timer::CoarseTimer;
 use super::connect::{
     Connection, ConnectionPurpose, EndpointTarget, NewConnection, TlsConnectors, connect,
 };
@@ -59,6 +60,8 @@ pub(super) struct Pool<B: RequestBody> {
     pin_permits: Arc<Semaphore>,
     /// Held while a connection is opened that other requests will share.
     open_lock: tokio::sync::Mutex<()>,
+    /// For the response timeouts of this endpoint.
+    timer: CoarseTimer,
     /// Without contention: never held across an await, and every worker has its own pools.
     state: Mutex<PoolState<B>>,
 }
@@ -118,6 +121,7 @@ impl<B: RequestBody> Pool<B> {
             pin_permits: Arc::new(Semaphore::new(settings.pinned_limit())),
             settings,
             open_lock: tokio::sync::Mutex::new(()),
+            timer: CoarseTimer::default(),
             state: Mutex::new(PoolState {
                 idle: VecDeque::new(),
                 http2: Http2Connections::new(),
@@ -354,6 +358,10 @@ impl<B: RequestBody> Lease<B> {
 
     pub(super) fn settings(&self) -> &UpstreamSettings {
         &self.pool.settings
+    }
+
+    pub(super) fn timer(&self) -> CoarseTimer {
+        self.pool.timer.clone()
     }
 
     pub(super) fn connection(&mut self) -> Option<&mut Connection<B>> {

@@ -19,11 +19,6 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static> Requ
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// Request extension: over TLS, the upstream may end a response of unknown length without
-/// close_notify (RFC 9112 9.8). The response may then be truncated unnoticed.
-#[derive(Clone, Copy, Debug)]
-pub struct LenientClose;
-
 /// Attributes the error to the client's body if that failed, otherwise to the upstream.
 pub(super) fn attribute_error(
     progress: Option<&Progress>,
