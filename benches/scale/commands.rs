@@ -62,7 +62,7 @@ async fn one(cache: &str, sticky: bool, every: u64) -> serde_json::Value {
     let by_themselves = idle_rate * started.elapsed().as_secs_f64();
     let sent = (watch.commands() - before) as f64 - by_themselves;
     json!({
-        "figure": "commands", "cache": cache, "sticky": sticky, "every": every, "people": USERS, "minutes": MINUTES,
+        "figure": "commands", "cache": cache, "sticky": sticky, "every": every, "users": USERS, "minutes": MINUTES,
         "requests": requests, "each": sent / f64::from(requests),
         "idle": idle_rate / gateways.len() as f64,
     })

@@ -52,7 +52,7 @@ The store is read and verified at startup and kept in memory.
 
 ## Commands
 
-Two gateways, {people} users for {minutes} minutes with default timeouts. All commands to Redis are counted.
+Two gateways, {users} users for {minutes} minutes with default timeouts. All commands to Redis are counted.
 
 | local cache | requests of a user reach | one request per user | commands per request |
 | --- | --- | --- | --- |
@@ -122,7 +122,7 @@ def markdown(figures, load):
         embedded="\n".join(
             f"| {number(row['sessions'])} | {row['open']:.1f} s | {number(row['resident'])} B each "
             f"| {number(row['file'])} B each |" for row in embedded),
-        people=commands[0]["people"], minutes=commands[0]["minutes"],
+        users=commands[0]["users"], minutes=commands[0]["minutes"],
         commands="\n".join(
             f"| {row['cache']} | {'one gateway' if row['sticky'] else 'both in turn'} | in {row['every']} s "
             f"| {row['each']:.2f} |" for row in commands),

@@ -5,7 +5,7 @@
 
 They cover the documentation networks (RFC 5737, RFC 3849). city.mmdb has the layout of MaxMind, flat-city.mmdb that of
 ip-location-db with numbers as text. earth-city.mmdb and earth-asn.mmdb belong to the user simulation. They cover
-private networks (10.N.0.0/16, fd00:N::/32), as tests/system/people/networks.rs does.
+private networks (10.N.0.0/16, fd00:N::/32), as tests/system/simulation/networks.rs does.
 """
 
 from netaddr import IPSet

@@ -11,7 +11,7 @@ mod explain;
 mod fuzz_corpus;
 mod instructions;
 mod parser_cost;
-mod people;
 mod program;
 mod service_manager;
+mod simulation;
 mod users;

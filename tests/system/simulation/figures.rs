@@ -65,7 +65,8 @@ pub struct Figures(File, usize);
 
 impl Figures {
     pub fn open() -> Figures {
-        let path = std::env::var("FIGURES").unwrap_or_else(|_| "target/people.jsonl".to_owned());
+        let path =
+            std::env::var("FIGURES").unwrap_or_else(|_| "target/simulation.jsonl".to_owned());
         Figures(File::create(path).expect("a file for the figures"), 0)
     }
 

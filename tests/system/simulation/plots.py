@@ -1,6 +1,6 @@
-"""Draws the plots of docs/people.md from the figures of tests/system/people/run.
+"""Draws the plots of docs/simulation.md from the figures of tests/system/simulation/run.
 
-    python3 tests/system/people/plots.py target/people.jsonl docs
+    python3 tests/system/simulation/plots.py target/simulation.jsonl docs
 """
 
 import json
@@ -183,11 +183,12 @@ def access_time(figures):
 def main():
     source, folder = Path(sys.argv[1]), Path(sys.argv[2])
     figures = [json.loads(row) for row in source.read_text().splitlines()]
-    for name, draw in [("people-honest", false_logins), ("people-threshold", threshold), ("people-attackers", access_time)]:
+    plots = {"false-logins": false_logins, "threshold": threshold, "attackers": access_time}
+    for name, draw in plots.items():
         try:
-            (folder / f"{name}.svg").write_text(draw(figures))
+            (folder / f"simulation-{name}.svg").write_text(draw(figures))
         except (IndexError, KeyError, ValueError) as missing:
-            print(f"{name}.svg: figures are missing ({missing!r})", file=sys.stderr)
+            print(f"simulation-{name}.svg: figures are missing ({missing!r})", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-//! The table of theft outcomes by location and software in docs/people.md.
+//! The table of theft outcomes by location and software in docs/simulation.md.
 
 use std::fmt;
 

@@ -1,6 +1,6 @@
 //! Simulates users and cookie attackers over thirty days against the real authentication with a memory store.
 //!
-//! The short form runs with the other tests and asserts the bounds for a few users. `tests/system/people/run`
+//! The short form runs with the other tests and asserts the bounds for a few users. `tests/system/simulation/run`
 //! simulates many. The simulation is seeded, so the figures are reproducible.
 
 mod attacker;
@@ -161,16 +161,16 @@ fn assert_denied_after_grace(outcome: &Outcome, scenario: &TheftScenario) {
     assert!(u128::from(outcome.worst_use()) <= bound.as_millis(), "{scenario:?}: {outcome:?}");
 }
 
-/// Asserts the bounds for `PEOPLE` users and writes all figures.
+/// Asserts the bounds for `USERS` users and writes all figures.
 #[test]
-#[ignore = "minutes; run by tests/system/people/run"]
+#[ignore = "minutes; run by tests/system/simulation/run"]
 fn many_users() {
-    figures::Figures::open().all(figures::number("PEOPLE", 680));
+    figures::Figures::open().all(figures::number("USERS", 680));
 }
 
 /// Writes only the table of attackers by location.
 #[test]
-#[ignore = "minutes; run by tests/system/people/run --attackers"]
+#[ignore = "minutes; run by tests/system/simulation/run --attackers"]
 fn attackers_by_location() {
-    figures::Figures::open().attackers_by_location(figures::number("PEOPLE", 680));
+    figures::Figures::open().attackers_by_location(figures::number("USERS", 680));
 }

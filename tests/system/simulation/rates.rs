@@ -13,7 +13,7 @@ const fn rate(value: f64, what: &'static str, why: &'static str) -> Rate {
 }
 
 pub const OFFICE: Rate =
-    rate(0.6, "people who work in an office three days a week", "assumed; the others work at home");
+    rate(0.6, "users who work in an office three days a week", "assumed; the others work at home");
 pub const FILTERED: Rate = rate(
     0.1,
     "offices behind a web filter in the cloud, which opens TLS and leaves from one of two countries",
@@ -33,7 +33,7 @@ pub const CARRIER_MINUTES: Rate = rate(
     "minutes after which a phone has another address of its carrier (24 networks)",
     "Balakrishnan et al., Where's that Phone?, IMC 2009: other addresses within minutes",
 );
-pub const VPN: Rate = rate(0.25, "people who have a VPN", "surveys report a quarter to a third");
+pub const VPN: Rate = rate(0.25, "users who have a VPN", "surveys report a quarter to a third");
 pub const VPN_ON: Rate = rate(
     0.25,
     "their sittings in which they switch it on, half of them abroad, and half off again",
@@ -41,7 +41,7 @@ pub const VPN_ON: Rate = rate(
 );
 pub const FLIES: Rate = rate(
     0.3,
-    "people who fly abroad once in 30 days, for three days; a third to another continent",
+    "users who fly abroad once in 30 days, for three days; a third to another continent",
     "assumed; Eurostat counts some 0.2 such trips per head",
 );
 pub const TRAVEL_CARD: Rate = rate(0.3, "of these, a telephone card of a third country", "assumed");
@@ -62,7 +62,7 @@ pub const LID_CLOSED: Rate =
 pub const RESTORED: Rate =
     rate(0.3, "sittings that begin with two to six restored tabs", "assumed");
 pub const POLLS: Rate =
-    rate(0.1, "people with a tab that sends a request every two minutes", "assumed");
+    rate(0.1, "users with a tab that sends a request every two minutes", "assumed");
 pub const LOST_AIR: Rate = rate(0.01, "responses lost over the air", "assumed");
 pub const LOST_WIRE: Rate = rate(0.001, "responses lost on wires", "assumed");
 pub const STUCK: Rate = rate(
@@ -78,10 +78,10 @@ pub const MEDIA: Rate = rate(
     "assumed; the User-Agent is then AppleCoreMedia",
 );
 pub const LANGUAGE: Rate =
-    rate(0.02, "people who change the language of their browser once in 30 days", "assumed");
+    rate(0.02, "users who change the language of their browser once in 30 days", "assumed");
 pub const DEVICE_EMULATION: Rate = rate(
     0.005,
-    "people whose laptop claims once in 30 days to be a phone (developer tools)",
+    "users whose laptop claims once in 30 days to be a phone (developer tools)",
     "assumed",
 );
 
