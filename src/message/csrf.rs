@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listed_origin_passes_whatever_sec_fetch_site_says() {
+    fn a_listed_origin_passes_with_any_sec_fetch_site() {
         let allowed = vec![Origin::parse("https://Friend.test:443").expect("an origin")];
         let origins = CrossOriginPolicy { enabled: true, allowed };
         let friend = ("origin", "https://friend.test");

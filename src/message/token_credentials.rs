@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_found_in_each_of_its_places() {
+    fn a_token_is_found_in_each_header() {
         let token = |user: Option<&str>| Some(("dwp_x".to_owned(), user.map(str::to_owned)));
         assert_eq!(found(&[("authorization", "Bearer dwp_x")]), token(None));
         assert_eq!(found(&[("authorization", "bEARER  dwp_x ")]), token(None));

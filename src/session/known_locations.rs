@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_session_knows_the_networks_of_its_user() {
+    fn a_new_session_has_the_networks_of_its_user() {
         let at = UnixMillis(1_000_000);
         let known = |address: &str, trusted| {
             let network = from(address, "").network_address();

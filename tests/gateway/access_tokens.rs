@@ -84,7 +84,7 @@ fn refused(status: u16, reason: &str) -> (u16, String) {
 }
 
 #[tokio::test]
-async fn a_token_admits_its_user_in_each_of_its_places() {
+async fn a_token_admits_its_user_in_each_header() {
     let (upstream, gateway) = started().await;
     let token = create(&gateway, "alice", "").await;
     assert!(token.starts_with("dwp_"), "secret scanners find it");

@@ -172,7 +172,7 @@ async fn cross_site_pages_cannot_open_websockets() {
 
 /// A preflight has no cookie, so it can have no session.
 #[tokio::test]
-async fn preflight_of_a_listed_origin_is_answered() {
+async fn preflight_of_a_listed_origin_gets_a_response() {
     let test = CsrfTest::with("origins = [\"https://friend.test\"]").await;
     let before = test.upstream.heads().len();
     let mut anonymous = Browser::new(&test.gateway);

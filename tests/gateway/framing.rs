@@ -491,7 +491,7 @@ async fn http10_request_without_length_has_no_body() {
 }
 
 #[tokio::test]
-async fn pipelined_requests_are_answered_in_order() {
+async fn pipelined_requests_get_responses_in_order() {
     let test = framing_test().await;
     let two = format!("{}{}", get("/1", "").replace("Connection: close\r\n", ""), get("/2", ""));
     assert_eq!(test.send(two).await, [200, 200]);

@@ -122,7 +122,7 @@ async fn one_ipv4_24_cannot_spray_names_from_its_addresses() {
 }
 
 #[tokio::test]
-async fn strangers_cannot_lock_out_a_known_place() {
+async fn other_networks_cannot_lock_out_a_known_place() {
     for home in ["198.51.100.7", "2001:db8:7:1::9"] {
         let (_upstream, gateway) = gateway().await;
         let first = log_in_from(&gateway, home, "alice", PASSWORD).await;
@@ -174,7 +174,7 @@ async fn failures_count_at_all_gateways_on_one_redis() {
 }
 
 #[tokio::test]
-async fn limits_hold_during_an_outage_and_open_no_door() {
+async fn limits_hold_during_an_outage() {
     let (upstream, redis) = (Upstream::start().await, RedisServer::start(RedisOptions::default()));
     let gateway = Gateway::start(Setup { store: redis.settings().url, ..setup(&upstream) });
     let mut browser = browser_at(&gateway, "192.0.2.1");

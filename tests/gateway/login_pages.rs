@@ -32,7 +32,7 @@ async fn post_to_app(browser: &mut Browser, referer: &str) -> Response {
 }
 
 #[tokio::test]
-async fn a_second_tab_at_the_login_goes_on_after_the_first() {
+async fn a_second_tab_at_the_login_continues_after_the_first() {
     let (_upstream, gateway) = gateway().await;
     let mut browser = Browser::new(&gateway);
     let second = browser.navigate("/wiki?page=2").await.header("location").to_owned();
@@ -193,7 +193,7 @@ async fn a_form_without_its_cookie_mentions_cookies() {
 
 /// A styled page for browsers and JSON for programs, whatever is wrong.
 #[tokio::test]
-async fn every_error_is_a_page_for_people_and_json_for_programs() {
+async fn every_error_is_a_page_for_browsers_and_json_for_programs() {
     let (_upstream, gateway) = gateway().await;
     let large = "x".repeat(40_000);
     let cases = [
@@ -268,7 +268,7 @@ async fn the_start_page_can_lead_to_one_app() {
 }
 
 #[tokio::test]
-async fn own_pages_have_an_icon_and_the_app_is_not_asked_for_one() {
+async fn own_pages_have_an_icon_and_send_no_request_to_the_app() {
     let (upstream, gateway) = gateway().await;
     let mut browser = Browser::new(&gateway);
     let page = browser.navigate("/.doorward/login").await.text();
@@ -364,7 +364,7 @@ async fn guesses_on_the_password_form_are_limited() {
 }
 
 #[tokio::test]
-async fn a_logout_everywhere_asks_first_and_actions_are_confirmed() {
+async fn logout_everywhere_is_confirmed_and_its_result_is_shown() {
     let (_upstream, gateway) = gateway().await;
     let (mut alice, mut other) = (Browser::new(&gateway), Browser::new(&gateway));
     alice.log_in("alice").await;

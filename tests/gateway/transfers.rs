@@ -188,7 +188,7 @@ async fn closing_upstream(directory: &tempfile::TempDir) -> SocketAddr {
 
 /// RFC 9112, section 9.8.
 #[tokio::test]
-async fn close_notify_is_required_unless_the_route_says_otherwise() {
+async fn close_notify_is_required_unless_the_route_disables_it() {
     let directory = prepare_directory();
     let upstream = closing_upstream(&directory).await;
     let ca = directory.path().join("ca.pem").display().to_string();

@@ -185,7 +185,7 @@ proptest! {
     }
 
     #[test]
-    fn s3_a_superseded_token_stays_dead_when_a_clock_steps_back(back in 0_u64..600, use_after in 31_u64..300) {
+    fn s3_a_superseded_token_stays_refused_when_a_clock_steps_back(back in 0_u64..600, use_after in 31_u64..300) {
         let mut server = Server::new(policy(1_800, 40_000, 600, 30, OnReuse::Log));
         let old = server.first.clone();
         let fresh = server.rotated(&old);

@@ -738,7 +738,7 @@ mod redis_only {
     }
 
     #[tokio::test]
-    async fn a_flushed_server_says_absent() {
+    async fn a_flushed_server_reports_absent() {
         let (server, store) = start();
         let key = key();
         create(&store, &key, NOW).await;

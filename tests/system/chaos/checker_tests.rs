@@ -125,7 +125,7 @@ fn listing(absolute_end: u64, at: u64) -> Event {
 }
 
 #[test]
-fn a_quiet_history_is_accepted() {
+fn an_uneventful_history_is_accepted() {
     let mut history = vec![listing(2_000_000, 50)];
     history.extend((1..50).flat_map(|id| passes(id, id * 100)));
     accepts(history);
@@ -385,7 +385,7 @@ fn honest_flags_an_early_absolute_end() {
 }
 
 #[test]
-fn deadline_flags_slow_missing_and_odd_responses() {
+fn deadline_flags_slow_missing_and_invalid_responses() {
     let slow = Request { done: 3_101, ..request_to_0(1, 100, hello(1)) };
     flags(Invariant::Deadline, vec![Event::Requested(slow)]);
     let none = Request {

@@ -67,7 +67,7 @@ async fn metadata_without_a_needed_part_are_not_used() {
 }
 
 #[tokio::test]
-async fn an_endless_or_silent_answer_ends_at_its_limit() {
+async fn an_endless_or_silent_response_ends_at_its_limit() {
     let endless = || {
         let mut bytes = b"HTTP/1.1 200 OK\r\n\r\n".to_vec();
         bytes.extend(std::iter::repeat_n(b' ', 10 * 1024 * 1024));
