@@ -1,4 +1,4 @@
-//! Client certificates: who is admitted, on which connections, and until when.
+//! Client certificates: which clients are admitted, on which connections, and until when.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -233,8 +233,8 @@ async fn an_optional_certificate_leaves_the_login_to_others() {
 async fn a_certificate_host_needs_a_handshake_with_its_own_name() {
     for mode in ["require", "allow"] {
         let test = CertificateTest::new(mode).await;
-        let elsewhere = Browser { host: "other.test".to_owned(), ..test.without_certificate() };
-        let mut stream = elsewhere.connect().await;
+        let other_host = Browser { host: "other.test".to_owned(), ..test.without_certificate() };
+        let mut stream = other_host.connect().await;
         let answer = exchange(&mut stream, "app.test").await.expect("a response");
         assert!(answer.starts_with("HTTP/1.1 421"), "{answer}");
         let answer = exchange(&mut stream, "other.test").await.expect("a response");

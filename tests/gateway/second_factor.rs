@@ -278,14 +278,14 @@ async fn the_first_step_is_bound_to_its_browser_and_time() {
     let (_, app) = alice_with_app(&test).await;
     let mut victim = Browser::new(&test.gateway);
     let page = first_step(&mut victim, "/").await;
-    let mut thief = Browser::new(&test.gateway);
-    thief.navigate("/.doorward/login").await;
+    let mut attacker = Browser::new(&test.gateway);
+    attacker.navigate("/.doorward/login").await;
     let leads_to_login = |answer: &Response| {
         answer.status == StatusCode::SEE_OTHER
             && answer.header("location").starts_with("/.doorward/login?")
     };
-    let answer = send_code(&mut thief, &page, "code", &app.code(&test.gateway.clock)).await;
-    assert!(leads_to_login(&answer) && thief.token().is_empty());
+    let answer = send_code(&mut attacker, &page, "code", &app.code(&test.gateway.clock)).await;
+    assert!(leads_to_login(&answer) && attacker.token().is_empty());
     let forged = [("login", "AAAA"), ("code", "000000")];
     assert!(leads_to_login(&victim.post_form("/.doorward/login/code", &forged).await));
     test.gateway.advance(10 * MINUTE);
@@ -352,15 +352,15 @@ async fn an_old_login_sets_up_no_app() {
 #[tokio::test]
 async fn a_session_of_the_password_alone_changes_no_factor() {
     let test = optional().await;
-    let mut thief = Browser::new(&test.gateway);
-    thief.log_in("alice").await;
-    let before = thief.navigate(PAGE).await;
+    let mut attacker = Browser::new(&test.gateway);
+    attacker.log_in("alice").await;
+    let before = attacker.navigate(PAGE).await;
     let (_, app) = alice_with_app(&test).await;
-    let answer = add_app(&mut thief, &test.gateway, &before, "").await;
+    let answer = add_app(&mut attacker, &test.gateway, &before, "").await;
     assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", answer.text());
     let csrf = before.form_field("csrf");
     for action in ["codes", "remove", "start"] {
-        let answer = thief.post_form(PAGE, &[("csrf", &csrf), ("do", action)]).await;
+        let answer = attacker.post_form(PAGE, &[("csrf", &csrf), ("do", action)]).await;
         assert!(answer.header("location").starts_with("/.doorward/login"), "{action}");
     }
     let mut alice = Browser::new(&test.gateway);
