@@ -12,7 +12,9 @@ use serde_json::json;
 use crate::sessions::{ConfirmedRevocation, EndCause, SessionInfo, UserRef};
 use crate::store::{Advice, Durability, FlushCause, RedisStats, Unavailable};
 use crate::telemetry::StoreStats;
+use crate::telemetry::metrics::EndpointLabels;
 use crate::telemetry::process::ProcessStats;
+use crate::upstream::EndpointReport;
 
 use super::reload::{ReloadMode, ReloadReport};
 use super::{Admin, Scope};
@@ -88,6 +90,9 @@ impl Admin {
             (method, path, Scope::Operator { .. }) if path.starts_with("/tokens") => {
                 self.tokens(method, path, &query).await
             }
+            (&Method::GET, "/upstreams", Scope::Operator { .. }) => {
+                json_body(StatusCode::OK, &json!((self.endpoints)()))
+            }
             (&Method::POST, "/reload", Scope::Operator { .. }) => self.reload(&query).await,
             (_, _, Scope::Monitor | Scope::Operator { .. }) => {
                 text(StatusCode::NOT_FOUND, "not found\n")
@@ -115,6 +120,7 @@ impl Admin {
         if let Some(stats) = sessions.store().stats() {
             metrics.update_store(&store_stats(stats));
         }
+        metrics.update_endpoints((self.endpoints)().into_iter().map(endpoint_metrics));
         metrics.update_process(ProcessStats::read());
         if let Some(audit) = &sessions.shared().events.audit {
             metrics.update_audit(audit.stats());
@@ -361,6 +367,11 @@ pub(super) fn json_body(status: StatusCode, body: &serde_json::Value) -> TextRes
         .headers_mut()
         .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+fn endpoint_metrics(report: EndpointReport) -> (EndpointLabels, bool, usize) {
+    let EndpointReport { route, endpoint, cause, requests, .. } = report;
+    (EndpointLabels { route, endpoint }, cause.is_none(), requests.unwrap_or_default())
 }
 
 fn not_found(handle: &str) -> TextResponse {

@@ -9,6 +9,7 @@
 //! | socket | `GET /tokens?user=U` | lists the personal access tokens of a user |
 //! | socket | `POST /tokens?user=U&name=N&days=D[&routes=…&methods=…&networks=…]` | creates one |
 //! | socket | `POST /tokens/delete?user=U&token=HANDLE` | deletes one |
+//! | socket | `GET /upstreams` | lists the endpoints of all routes |
 //! | socket | `POST /reload[?dry_run]` | reloads the configuration, or reports what would change |
 
 mod api;
@@ -35,6 +36,7 @@ use tracing::{debug, warn};
 
 use crate::secret::random_bytes;
 use crate::sessions::Sessions;
+use crate::upstream::EndpointReport;
 
 pub use api::SessionView;
 pub use reload::{Reload, ReloadMode, ReloadReport};
@@ -46,9 +48,13 @@ pub struct Admin {
     /// Session services under the current configuration.
     sessions: Arc<ArcSwap<Sessions>>,
     reload: Reload,
+    endpoints: Endpoints,
     /// Cancelled when the gateway begins to stop.
     draining: CancellationToken,
 }
+
+/// Returns the state of the endpoints of all routes.
+pub type Endpoints = Arc<dyn Fn() -> Vec<EndpointReport> + Send + Sync>;
 
 /// The requests that a listener permits.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -75,9 +81,10 @@ impl Admin {
     pub fn new(
         sessions: Arc<ArcSwap<Sessions>>,
         reload: Reload,
+        endpoints: Endpoints,
         draining: CancellationToken,
     ) -> Admin {
-        Admin { sessions, reload, draining }
+        Admin { sessions, reload, endpoints, draining }
     }
 
     fn sessions(&self) -> Arc<Sessions> {

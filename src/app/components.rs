@@ -10,7 +10,7 @@ use crate::audit::AuditLog;
 use crate::clock::Clock;
 use crate::config::{self, Config, RedisLocation, Signals, StoreLocation};
 use crate::identity::{Directory, LoginMethod, LoginMethods, PasswordLogin, PasswordSettings};
-use crate::proxy::MemoryLoad;
+use crate::proxy::{MemoryLoad, SharedEndpoints};
 use crate::secret::KeyRing;
 use crate::server::ConnectionLimiter;
 use crate::sessions::{Shared, SharedParts};
@@ -37,6 +37,7 @@ pub(super) struct Components {
     pub(super) login: Option<Arc<PasswordLogin>>,
     pub(super) limiter: Arc<ConnectionLimiter>,
     pub(super) memory_load: Arc<MemoryLoad>,
+    pub(super) endpoints: Arc<SharedEndpoints>,
     pub(super) access_log: Option<AccessLogWriter>,
     geoip_files: Mutex<GeoIpFiles>,
 }
@@ -79,6 +80,7 @@ impl Components {
             login,
             limiter: Arc::new(ConnectionLimiter::new(snapshot.connection_limits())),
             memory_load: Arc::default(),
+            endpoints: Arc::default(),
             access_log: access_log.filter(|_| config.log.requests),
             geoip_files: Mutex::new(geoip_files),
             shared,

@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use crate::admin::{self, Admin};
 use crate::identity::AccountChange;
 use crate::oidc::{OidcProvider, ProviderStatus};
+use crate::proxy::HealthChecks;
 use crate::secret::sha256;
 use crate::server::listener::BindError;
 use crate::sessions::{self, EndCause, Sessions};
@@ -49,6 +50,7 @@ pub(super) async fn run(
         keys_check: None,
         keys_error: String::new(),
         providers: Vec::new(),
+        health_checks: HealthChecks::default(),
     };
     // Separate tasks: a slow file must not delay the close of a revoked session's connections.
     let mut tasks = JoinSet::new();
@@ -95,7 +97,12 @@ async fn listen(
 ) -> Result<Option<SocketAddr>, StartError> {
     let reloaded = Arc::clone(gateway);
     let reload = Arc::new(move |mode| reloaded.reload(mode));
-    let admin = Admin::new(Arc::clone(&gateway.sessions), reload, draining);
+    let reported = Arc::clone(gateway);
+    let endpoints = Arc::new(move || {
+        let routes = Arc::clone(&reported.snapshot.load().routes);
+        reported.components.endpoints.reports(&routes)
+    });
+    let admin = Admin::new(Arc::clone(&gateway.sessions), reload, endpoints, draining);
     let snapshot = gateway.snapshot.load_full();
     if let Some(path) = &snapshot.config.admin.socket {
         tokio::spawn(admin.clone().serve_socket(admin::bind_socket(path).await?));
@@ -130,6 +137,7 @@ struct Maintenance {
     keys_error: String,
     /// Tasks that fetch the metadata and keys of the configured providers. A task ends when it is dropped.
     providers: Vec<(Arc<OidcProvider>, JoinSet<()>)>,
+    health_checks: HealthChecks,
 }
 
 impl Maintenance {
@@ -140,6 +148,7 @@ impl Maintenance {
     async fn run(&mut self) {
         let mut errors = Vec::new();
         self.follow_providers();
+        self.follow_routes(&mut errors);
         self.reload_users().await;
         self.sessions().revoker.retry_pending().await;
         self.reload_keys(&mut errors);
@@ -178,6 +187,13 @@ impl Maintenance {
                 self.providers.push((Arc::clone(&provider.client), task));
             }
         }
+    }
+
+    /// Checks the endpoints of the current routes.
+    fn follow_routes(&mut self, errors: &mut Vec<String>) {
+        let (snapshot, components) = (self.gateway.snapshot.load(), &self.gateway.components);
+        let followed = self.health_checks.follow(&snapshot.routes, &components.endpoints);
+        errors.extend(followed.err().map(|error| error.to_string()));
     }
 
     /// Ends expired sessions in the background, because the search of a large store takes long.

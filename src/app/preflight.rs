@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::config::{Config, StoreLocation};
 use crate::identity::Directory;
 use crate::message::HostPattern;
-use crate::proxy::UpstreamClusters;
+use crate::proxy::{SharedEndpoints, UpstreamClusters};
 use crate::route::{Access, ClientCertificate, Route};
 use crate::store::Store;
 use crate::tls::{self, Certificates};
@@ -49,7 +49,11 @@ impl Preflight {
 
     fn check_parts(&mut self, config: &Config) {
         self.expect(Snapshot::build(config.clone(), &Clock::System, None));
-        self.expect(UpstreamClusters::new(&config.routes, &UpstreamClusters::default()));
+        self.expect(UpstreamClusters::new(
+            &config.routes,
+            &UpstreamClusters::default(),
+            &SharedEndpoints::default(),
+        ));
         self.expect(notify::settings(&config.notify));
         // Provisional keys are not written, so this creates no file.
         self.expect(keys::load_or_generate(&config.keys_file, &files_written_with_keys(config)));

@@ -95,6 +95,7 @@ impl Gateway {
         for (worker, new) in self.workers.iter().zip(workers) {
             worker.install(new, restricts_public);
         }
+        components.endpoints.retain(&snapshot.routes);
         components.reconfigure_geoip(&running.config.signals, &snapshot.config.signals);
         self.set_snapshot(snapshot);
     }

@@ -17,8 +17,8 @@ use crate::identity::PasswordLogin;
 use crate::message::RequestIds;
 use crate::portal::Portal;
 use crate::proxy::{
-    Assertions, Authorizer, ExchangeContext, Forwarder, OverloadMonitor, Proxy, Responder, Tunnels,
-    UpstreamClusters,
+    Assertions, Authorizer, ExchangeContext, Forwarder, OverloadMonitor, Proxy, Responder,
+    SharedEndpoints, Tunnels, UpstreamClusters,
 };
 use crate::route::RouteTable;
 use crate::secret::random_bytes;
@@ -80,6 +80,7 @@ struct WorkerParts {
     login: Option<Arc<PasswordLogin>>,
     limiter: Arc<ConnectionLimiter>,
     overload: Arc<OverloadMonitor>,
+    endpoints: Arc<SharedEndpoints>,
     access_log: Option<Arc<AccessLog>>,
     tracker: TaskTracker,
     stop: CancellationToken,
@@ -132,6 +133,7 @@ impl WorkerParts {
             login: components.login.clone(),
             limiter: Arc::clone(&components.limiter),
             overload: Arc::new(OverloadMonitor::new(Arc::clone(&components.memory_load))),
+            endpoints: Arc::clone(&components.endpoints),
             access_log: components.access_log.clone().map(|lines| Arc::new(AccessLog::new(lines))),
             tracker: TaskTracker::new(),
             stop,
@@ -173,7 +175,7 @@ impl WorkerParts {
         let context = ExchangeContext {
             auth: auth.clone(),
             routes: Arc::clone(routes),
-            upstreams: UpstreamClusters::new(routes, kept.upstreams)?,
+            upstreams: UpstreamClusters::new(routes, kept.upstreams, &self.endpoints)?,
             tunnels: Tunnels {
                 tracker: self.tracker.clone(),
                 stop: self.stop.clone(),

@@ -26,6 +26,7 @@ pub mod shell;
 pub mod signals;
 mod terminal;
 pub mod token;
+pub mod upstreams;
 pub mod user;
 
 use std::io::Write as _;
@@ -61,6 +62,8 @@ enum Command {
     Keys(keys::KeysArgs),
     /// List, show and revoke sessions of the running gateway
     Sessions(sessions::SessionsArgs),
+    /// List the endpoints of the running gateway with their state
+    Upstreams(upstreams::UpstreamsArgs),
     /// Create, list and delete personal access tokens
     Token(token::TokenArgs),
     /// Show and verify the audit log
@@ -92,6 +95,7 @@ pub fn main() -> ExitCode {
         Command::User(args) => user::run(args),
         Command::Keys(args) => keys::run(args),
         Command::Sessions(args) => sessions::run(args),
+        Command::Upstreams(args) => upstreams::run(&args),
         Command::Token(args) => token::run(args),
         Command::Audit(args) => audit::run(args),
         Command::Signals(args) => signals::run(&args),

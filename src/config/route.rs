@@ -16,6 +16,7 @@ use crate::message::host::HostError;
 use crate::message::{CrossOriginPolicy, Endpoint, HostPattern, Origin};
 use crate::route::{
     Access, AccessRule, Activity, AmbiguousPaths, BodyLimits, Methods, Route, SessionControlRules,
+    UpstreamOptions,
 };
 use crate::session::{RoutePolicy, SessionPolicy, SignalsMode};
 
@@ -74,6 +75,7 @@ pub(super) fn route(
     let max_age =
         section.optional_quantity("max_connection_age", r#""4h""#, duration::parse_positive);
     let on_outage = outage::for_route(&mut section);
+    let sticky = section.flag("sticky", Value("false"));
     let options =
         upstream::options(&mut section, upstreams.as_ref().map(|all| all.value.as_slice()));
     let close_notify = section.flag("require_close_notify", Value("true"));
@@ -90,6 +92,13 @@ pub(super) fn route(
         let passes =
             Passes { user: !is_public(rule), app_credentials: rule.accepts_app_credentials };
         identity::check(&section, identity.as_ref(), assertion.as_ref(), passes);
+        if let Some(sticky) = sticky.as_ref().filter(|sticky| sticky.value && !passes.user) {
+            section.diagnostics.error(
+                &sticky.span,
+                "`sticky` has no effect on a public route",
+                "write access = \"session\", or leave `sticky` out",
+            );
+        }
     }
     if let Some(upstreams) = &upstreams {
         let proves_itself = assertion.as_ref().is_some_and(|assertion| assertion.value)
@@ -136,7 +145,7 @@ pub(super) fn route(
             max_connection_age: max_age?.map(|age| age.value),
             activity,
             session_control,
-            upstream_options: options?,
+            upstream_options: UpstreamOptions { sticky: sticky?.value, ..options? },
             requires_close_notify: close_notify?.value,
             buffer_requests: buffer?.map(|size| size.value),
         },

@@ -1,16 +1,19 @@
 //! Keys of `[[route]]` about the connection to the upstream and the request head that it receives.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use http::HeaderValue;
+use http::uri::PathAndQuery;
 use rustls::pki_types::ServerName;
 
 use super::diagnostics::KeyDefault::Value;
 use super::diagnostics::Span;
+use super::duration;
 use super::reader::{Field, Reader};
 use crate::message::Endpoint;
 use crate::message::endpoint::Transport;
-use crate::route::{ClientCertificate, HostHeader, UpstreamOptions, UpstreamTls};
+use crate::route::{ClientCertificate, HealthCheck, HostHeader, UpstreamOptions, UpstreamTls};
 
 pub(super) fn options(
     section: &mut Reader<'_>,
@@ -19,13 +22,60 @@ pub(super) fn options(
     let tls = tls(section, upstreams);
     let host_header = section.text("host_header", Value(r#""client""#), host_header);
     let via = section.flag("via", Value("true"));
+    let health = section.section("health", "route.health").and_then(health);
     let prefix = section.optional("forwarded_prefix", r#""/wiki""#, forwarded_prefix);
     Some(UpstreamOptions {
         tls: tls?,
+        health: health?,
         host_header: host_header?.value,
         via: via?.value,
         forwarded_prefix: prefix?.map(|prefix| prefix.value),
+        ..UpstreamOptions::default()
     })
+}
+
+/// Reads `[route.health]`.
+fn health(mut section: Reader<'_>) -> Option<Option<HealthCheck>> {
+    let path = section.optional("path", r#""/healthz""#, check_path);
+    let interval = section.quantity("interval", Value(r#""10s""#), check_interval);
+    let timeout = section.quantity("timeout", Value(r#""2s""#), duration::parse_positive);
+    let fall = section.number("fall", Value("3"), 1..=100);
+    let rise = section.number("rise", Value("2"), 1..=100);
+    let (path, interval, timeout) = (path?, interval?, timeout?);
+    let (fall, rise) = (fall?, rise?);
+    let Some(path) = path else {
+        let defaults = (Duration::from_secs(10), Duration::from_secs(2), 3, 2);
+        if (interval.value, timeout.value, fall.value, rise.value) != defaults {
+            section.diagnostics.error(
+                &section.span,
+                "`[route.health]` has no `path`, so no endpoint is checked",
+                "write path = \"/healthz\", or leave the section out",
+            );
+        }
+        return Some(None);
+    };
+    let number = |field: Field<usize>| u32::try_from(field.value).unwrap_or(u32::MAX);
+    Some(Some(HealthCheck {
+        path: path.value,
+        interval: interval.value,
+        timeout: timeout.value,
+        fall: number(fall),
+        rise: number(rise),
+    }))
+}
+
+fn check_path(text: &str) -> Result<PathAndQuery, String> {
+    let path = PathAndQuery::try_from(text).ok().filter(|_| text.starts_with('/'));
+    let path = path.filter(|_| !text.contains('#'));
+    path.ok_or_else(|| format!("`{text}` is no path; write \"/healthz\""))
+}
+
+fn check_interval(text: &str) -> Result<Duration, String> {
+    let interval = duration::parse(text).map_err(|error| error.to_string())?;
+    let is_long_enough = interval >= Duration::from_secs(1);
+    is_long_enough
+        .then_some(interval)
+        .ok_or_else(|| format!("`{text}` is too short; write \"1s\" or longer"))
 }
 
 fn tls(section: &mut Reader<'_>, upstreams: Option<&[Field<Endpoint>]>) -> Option<UpstreamTls> {

@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::Path;
+use std::sync::Arc;
 
 use http::uri::{Authority, Scheme, Uri};
 
@@ -10,7 +12,7 @@ use super::host::Host;
 /// Protocol between the gateway and an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Transport {
-    /// `http://`: HTTP/1.1 in cleartext.
+    /// `http://` and `unix:`: HTTP/1.1 in cleartext.
     Http1,
     /// `h2c://`: HTTP/2 in cleartext with prior knowledge.
     Http2,
@@ -18,12 +20,17 @@ pub enum Transport {
     Tls,
 }
 
+/// Longest path of a Unix socket in bytes.
+const MAX_SOCKET_PATH: usize = 107;
+
 /// One upstream address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     transport: Transport,
     authority: Authority,
     port: u16,
+    /// Path of a Unix socket; its authority is `localhost`.
+    socket: Option<Arc<Path>>,
     /// Hash of the other fields, precomputed because each request looks up an endpoint.
     hash: u64,
 }
@@ -40,13 +47,17 @@ pub enum EndpointError {
     #[error("write a full address, as in \"http://127.0.0.1:3000\"")]
     Shape,
     #[error(
-        "`{0}` is not an upstream scheme; write http://, https:// or h2c:// (HTTP/2 in cleartext)"
+        "`{0}` is not an upstream scheme; write http://, https://, h2c:// (HTTP/2 in cleartext) or unix:/path"
     )]
     Scheme(String),
     #[error(
         "an upstream has no path or query: the request's own path is forwarded unchanged; write it without `{0}`"
     )]
     Path(String),
+    #[error("`{0}` has no absolute path; write \"unix:/run/app.sock\"")]
+    Socket(String),
+    #[error("the path in `{0}` is longer than {MAX_SOCKET_PATH} bytes; write a shorter one")]
+    LongSocket(String),
     #[error("an upstream has no user name or password in its address")]
     Userinfo,
     #[error(
@@ -56,8 +67,11 @@ pub enum EndpointError {
 }
 
 impl Endpoint {
-    /// Parses `http://host[:port]`, `https://…` or `h2c://…`.
+    /// Parses `http://host[:port]`, `https://…`, `h2c://…` or `unix:/path`.
     pub fn parse(text: &str) -> Result<Endpoint, EndpointError> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return Endpoint::unix(path);
+        }
         // The URI parser silently drops a fragment.
         if let Some((_, fragment)) = text.split_once('#') {
             return Err(EndpointError::Path(format!("#{fragment}")));
@@ -78,11 +92,31 @@ impl Endpoint {
             Some(path) if path.as_str() != "/" => Err(EndpointError::Path(path.to_string())),
             Some(_) | None => {
                 let port = port(transport, &authority)?;
-                let mut hasher = DefaultHasher::new();
-                (transport, &authority, port).hash(&mut hasher);
-                Ok(Endpoint { transport, authority, port, hash: hasher.finish() })
+                Ok(Endpoint::new(transport, authority, port, None))
             }
         }
+    }
+
+    fn unix(path: &str) -> Result<Endpoint, EndpointError> {
+        if !path.starts_with('/') || path.starts_with("//") || path.ends_with('/') {
+            return Err(EndpointError::Socket(format!("unix:{path}")));
+        }
+        if path.len() > MAX_SOCKET_PATH {
+            return Err(EndpointError::LongSocket(format!("unix:{path}")));
+        }
+        let (localhost, socket) = (Authority::from_static("localhost"), Path::new(path));
+        Ok(Endpoint::new(Transport::Http1, localhost, 80, Some(socket.into())))
+    }
+
+    fn new(
+        transport: Transport,
+        authority: Authority,
+        port: u16,
+        socket: Option<Arc<Path>>,
+    ) -> Endpoint {
+        let mut hasher = DefaultHasher::new();
+        (transport, &authority, port, &socket).hash(&mut hasher);
+        Endpoint { transport, authority, port, socket, hash: hasher.finish() }
     }
 
     /// Returns the protocol.
@@ -100,7 +134,12 @@ impl Endpoint {
         self.port
     }
 
-    /// Returns the authority as configured.
+    /// Returns the path of a Unix socket.
+    pub fn socket(&self) -> Option<&Path> {
+        self.socket.as_deref()
+    }
+
+    /// Returns the authority as configured; `localhost` for a Unix socket.
     pub fn authority(&self) -> &Authority {
         &self.authority
     }
@@ -108,6 +147,9 @@ impl Endpoint {
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(path) = &self.socket {
+            return write!(f, "unix:{}", path.display());
+        }
         let scheme = match self.transport {
             Transport::Http1 => "http",
             Transport::Http2 => "h2c",
@@ -148,6 +190,7 @@ mod tests {
             ("http://127.0.0.1:3000", 3000),
             ("https://app.test", 443),
             ("h2c://[::1]:50051", 50051),
+            ("unix:/run/app/web.sock", 80),
         ] {
             let endpoint = Endpoint::parse(text).expect(text);
             assert_eq!((endpoint.to_string().as_str(), endpoint.port()), (text, port));
@@ -168,6 +211,12 @@ mod tests {
         ] {
             assert_eq!(error(nowhere), EndpointError::Shape, "{nowhere}");
         }
+        for path in ["", "run/app.sock", "//run/app.sock", "/run/"] {
+            let text = format!("unix:{path}");
+            assert_eq!(error(&text), EndpointError::Socket(text.clone()));
+        }
+        let long = format!("unix:/{}", "a".repeat(107));
+        assert_eq!(error(&long), EndpointError::LongSocket(long.clone()));
         assert_eq!(error("ftp://a"), EndpointError::Scheme("ftp".into()));
         assert_eq!(error("http://a/b"), EndpointError::Path("/b".into()));
         assert_eq!(error("http://a/#b"), EndpointError::Path("#b".into()));

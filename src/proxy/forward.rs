@@ -17,7 +17,9 @@ use crate::message::{HeaderLines, InboundHead, SanitizedHead, connection_auth, f
 use crate::portal::{Portal, Problem};
 use crate::route::Route;
 use crate::telemetry::Limit;
-use crate::upstream::{self, Caller, ConnectionOwner, Priority, UpstreamError, UpstreamRequest};
+use crate::upstream::{
+    self, Affinity, Caller, ConnectionOwner, Priority, UpstreamError, UpstreamRequest,
+};
 
 use super::access_log::AccessLogEntry;
 use super::assertion::Assertions;
@@ -80,6 +82,7 @@ impl Forwarder {
         let caller = Caller {
             priority: self.priority(&head, permit),
             owner: self.connection_owner(&head, permit, incoming.connection),
+            affinity: permit.route().upstream_options.sticky.then(|| affinity(permit)).flatten(),
         };
         let activity = &permit.route().activity;
         let (path, intent) = (head.target.path(), head.requester.intent);
@@ -263,6 +266,12 @@ async fn await_tracked(
         tracked.allowed().await.map_err(ForwardError::Closed)?;
     }
     Ok((sent, tracked))
+}
+
+/// Returns the number that all requests of a session have.
+fn affinity(permit: &Permit) -> Option<Affinity> {
+    let [a, b, c, d, e, f, g, h, ..] = permit.session()?.id.0;
+    Some(Affinity(u64::from_be_bytes([a, b, c, d, e, f, g, h])))
 }
 
 /// Returns how much of a body of unknown length to read before the request is forwarded. Many HTTP/1.1 apps

@@ -20,11 +20,13 @@ mod client_addr;
 mod connection_info;
 mod cors;
 mod dropped_headers;
+mod endpoint_check;
 mod exchange_context;
 mod exchange_record;
 mod forward;
 mod forwarded_headers;
 mod frame_rhythm;
+mod health_checks;
 mod local_response;
 // Public for fuzzing and for the regression tests of its findings only.
 #[doc(hidden)]
@@ -34,6 +36,7 @@ mod progress_timeout;
 mod refused_head;
 mod respond;
 mod session_control;
+mod shared_endpoints;
 mod upstream_clusters;
 mod upstream_head;
 mod upstream_origin;
@@ -50,10 +53,12 @@ pub use dropped_headers::DroppedHeaders;
 pub use exchange_context::{ExchangeContext, Tunnels};
 pub use exchange_record::ExchangeRecord;
 pub use forward::Forwarder;
+pub use health_checks::HealthChecks;
 pub(crate) use local_response::LocalResponse;
 pub use overload::{LoadLevel, MemoryLoad, OverloadMonitor};
 pub use progress_timeout::ProgressTimeout;
 pub use respond::Responder;
+pub use shared_endpoints::SharedEndpoints;
 pub use upstream_clusters::UpstreamClusters;
 pub use upstream_head::UpstreamHead;
 

@@ -4,19 +4,19 @@ use std::sync::Arc;
 
 use crate::message::Endpoint;
 use crate::route::{Route, RouteTable, UpstreamTls};
+use crate::secret::random_bytes;
 use crate::tls::{self, TlsError};
-use crate::upstream::{HeadLimits, UpstreamError, UpstreamSettings, Upstreams};
+use crate::upstream::{HeadLimits, RequestBody, UpstreamError, UpstreamSettings, Upstreams};
 
 use super::InboundBody;
+use super::shared_endpoints::{EndpointKey, SharedEndpoints};
 
-/// Routes with the same TLS settings and limits share a pool.
+/// The cluster of each route, by its index. Routes with the same settings share one.
 #[derive(Default)]
-pub struct UpstreamClusters {
-    clusters: Vec<Arc<Cluster>>,
-}
+pub struct UpstreamClusters(Vec<Arc<Cluster>>);
 
 struct Cluster {
-    tls: UpstreamTls,
+    key: EndpointKey,
     /// Content of the files of the TLS settings.
     tls_files: Vec<Vec<u8>>,
     settings: UpstreamSettings,
@@ -29,17 +29,21 @@ impl UpstreamClusters {
     pub fn new(
         routes: &RouteTable,
         previous: &UpstreamClusters,
+        endpoints: &SharedEndpoints,
     ) -> Result<UpstreamClusters, TlsError> {
         let mut clusters = UpstreamClusters::default();
         for route in routes.iter() {
-            if clusters.find(route).is_none() {
-                let tls_files = tls_files(route)?;
-                let cluster = match previous.find(route).filter(|it| it.tls_files == tls_files) {
-                    Some(same) => Arc::clone(same),
-                    None => Arc::new(Cluster::new(route, tls_files)?),
-                };
-                clusters.clusters.push(cluster);
-            }
+            let cluster = match clusters.find(route) {
+                Some(same) => Arc::clone(same),
+                None => {
+                    let tls_files = tls_files(route)?;
+                    match previous.find(route).filter(|it| it.tls_files == tls_files) {
+                        Some(same) => Arc::clone(same),
+                        None => Arc::new(Cluster::new(route, tls_files, endpoints)?),
+                    }
+                }
+            };
+            clusters.0.push(cluster);
         }
         Ok(clusters)
     }
@@ -47,29 +51,42 @@ impl UpstreamClusters {
     /// Drops the pools of endpoints that no route names. Exchanges in progress complete.
     pub fn drop_unused_pools(&self, routes: &RouteTable) {
         let is_used = |it: &Endpoint| routes.iter().any(|route| route.upstreams.contains(it));
-        self.clusters.iter().for_each(|cluster| cluster.upstreams.retain(is_used));
+        self.0.iter().for_each(|cluster| cluster.upstreams.retain(is_used));
     }
 
-    /// Returns the pool of a route that was passed to [`UpstreamClusters::new`].
+    /// Returns the pool of a route of the table that was passed to [`UpstreamClusters::new`].
     pub(super) fn get(&self, route: &Route) -> Result<&Upstreams<InboundBody>, UpstreamError> {
-        self.find(route).map(|cluster| &cluster.upstreams).ok_or(UpstreamError::NoEndpoint)
+        self.0.get(route.index).map(|it| &it.upstreams).ok_or(UpstreamError::NoEndpoint)
     }
 
     fn find(&self, route: &Route) -> Option<&Arc<Cluster>> {
-        let settings = settings(route);
-        self.clusters.iter().find(|cluster| {
-            cluster.settings == settings && cluster.tls == route.upstream_options.tls
-        })
+        let (settings, key) = (settings(route), EndpointKey::of(route));
+        self.0.iter().find(|cluster| cluster.settings == settings && cluster.key == key)
     }
 }
 
 impl Cluster {
-    fn new(route: &Route, tls_files: Vec<Vec<u8>>) -> Result<Cluster, TlsError> {
-        let (tls, settings) = (route.upstream_options.tls.clone(), settings(route));
-        let config = tls::upstream_config(tls.ca.as_deref(), tls.certificate.as_ref())?;
-        let upstreams = Upstreams::new(settings, &config).with_server_name(tls.server_name.clone());
-        Ok(Cluster { tls, tls_files, settings, upstreams })
+    fn new(
+        route: &Route,
+        tls_files: Vec<Vec<u8>>,
+        endpoints: &SharedEndpoints,
+    ) -> Result<Cluster, TlsError> {
+        let settings = settings(route);
+        let first_ticket = usize::from_ne_bytes(random_bytes());
+        let upstreams =
+            connect_to(route, settings)?.with_shared_states(endpoints.states(route), first_ticket);
+        Ok(Cluster { key: EndpointKey::of(route), tls_files, settings, upstreams })
     }
+}
+
+/// Returns a client with the TLS settings of a route.
+pub(super) fn connect_to<B: RequestBody>(
+    route: &Route,
+    settings: UpstreamSettings,
+) -> Result<Upstreams<B>, TlsError> {
+    let tls = &route.upstream_options.tls;
+    let config = tls::upstream_config(tls.ca.as_deref(), tls.certificate.as_ref())?;
+    Ok(Upstreams::new(settings, &config).with_server_name(tls.server_name.clone()))
 }
 
 fn settings(route: &Route) -> UpstreamSettings {
@@ -115,11 +132,13 @@ mod tests {
             crate::tls::dev_ca::make(directory.path(), &["a.test".to_owned()]).expect("made");
         };
         authority();
-        let first = UpstreamClusters::new(&routes("60s", &ca), &UpstreamClusters::default());
+        let endpoints = SharedEndpoints::default();
+        let none = UpstreamClusters::default();
+        let first = UpstreamClusters::new(&routes("60s", &ca), &none, &endpoints);
         let first = first.expect("a CA file");
         let keeps = |timeout| {
-            let next = UpstreamClusters::new(&routes(timeout, &ca), &first).expect("a CA file");
-            Arc::ptr_eq(&next.clusters[0], &first.clusters[0])
+            let next = UpstreamClusters::new(&routes(timeout, &ca), &first, &endpoints);
+            Arc::ptr_eq(&next.expect("a CA file").0[0], &first.0[0])
         };
         assert!(keeps("60s"));
         assert!(!keeps("61s"));
@@ -128,6 +147,6 @@ mod tests {
         authority();
         assert!(!keeps("60s"), "the file has another authority");
         std::fs::remove_file(&ca).expect("removed");
-        assert!(UpstreamClusters::new(&routes("60s", &ca), &first).is_err());
+        assert!(UpstreamClusters::new(&routes("60s", &ca), &first, &endpoints).is_err());
     }
 }

@@ -8,7 +8,7 @@
 //! | `headers` | headers that a route removes, passes and sets |
 //! | `methods`, `activity` | requests to which a rule applies; requests that count as activity |
 //! | `session_control` | requests and responses that rotate or end the session |
-//! | `upstream_options` | TLS and headers towards the upstream |
+//! | `upstream_options` | TLS, headers and health checks towards the upstream |
 
 mod activity;
 mod disguise;
@@ -25,7 +25,9 @@ pub use session_control::{
     LogoutPage, SensitiveAction, SessionCommand, SessionControlRules, is_success,
 };
 pub use table::{RouteConflict, RouteTable};
-pub use upstream_options::{ClientCertificate, HostHeader, UpstreamOptions, UpstreamTls};
+pub use upstream_options::{
+    ClientCertificate, HealthCheck, HostHeader, UpstreamOptions, UpstreamTls,
+};
 
 use std::borrow::Cow;
 use std::time::Duration;

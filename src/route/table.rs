@@ -206,9 +206,14 @@ fn header_rules(route: &Route, routes: &[Route]) -> HeaderRules {
 fn shares_upstream(route: &Route, other: &Route) -> bool {
     let is_shared = |endpoint: &Endpoint| {
         let mut others = other.upstreams.iter();
-        others.any(|other| (other.host(), other.port()) == (endpoint.host(), endpoint.port()))
+        others.any(|other| place(other) == place(endpoint))
     };
     std::ptr::eq(route, other) || route.upstreams.iter().any(is_shared)
+}
+
+/// Returns where an endpoint listens.
+fn place(endpoint: &Endpoint) -> (&str, u16, Option<&Path>) {
+    (endpoint.host(), endpoint.port(), endpoint.socket())
 }
 
 /// Copies the routes too: workers on different cores must not share the reference count of a route.

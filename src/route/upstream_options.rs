@@ -1,17 +1,23 @@
 //! How the gateway connects to the upstream of a route, and which head it sends.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use http::HeaderValue;
+use http::uri::PathAndQuery;
 use rustls::pki_types::ServerName;
 
 /// Connection and request head of a route's upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamOptions {
     pub tls: UpstreamTls,
+    /// `None` checks no endpoint.
+    pub health: Option<HealthCheck>,
     pub host_header: HostHeader,
     /// Whether requests carry `Via`. nginx compresses no response to a request with it.
     pub via: bool,
+    /// Whether requests of a session go to the same endpoint.
+    pub sticky: bool,
     /// Value of `X-Forwarded-Prefix`; `None` sends none.
     pub forwarded_prefix: Option<HeaderValue>,
 }
@@ -35,6 +41,20 @@ pub struct ClientCertificate {
     pub key: PathBuf,
 }
 
+/// Health check of each endpoint: a GET request, whose response must have a status of 2xx or 3xx.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    pub path: PathAndQuery,
+    /// Time between two checks.
+    pub interval: Duration,
+    /// Longest wait for the response head, with the connection.
+    pub timeout: Duration,
+    /// Number of failures in a row after which an endpoint is down.
+    pub fall: u32,
+    /// Number of successes in a row after which it is up again.
+    pub rise: u32,
+}
+
 /// The `Host` header that the upstream receives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HostHeader {
@@ -49,8 +69,10 @@ impl Default for UpstreamOptions {
     fn default() -> UpstreamOptions {
         UpstreamOptions {
             tls: UpstreamTls::default(),
+            health: None,
             host_header: HostHeader::default(),
             via: true,
+            sticky: false,
             forwarded_prefix: None,
         }
     }

@@ -4,7 +4,8 @@
 //! wait, and the silent one is tried last for a while.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -15,6 +16,7 @@ use tokio::time::{Instant, sleep};
 use crate::message::Endpoint;
 
 use super::error::UpstreamError;
+use super::resolver::{Answers, Resolver};
 
 /// Time after which the next address is tried too (RFC 8305 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -22,24 +24,79 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// Time for which an address without an answer is tried last.
 const DEMOTION: Duration = Duration::from_secs(60);
 
-/// Addresses of one endpoint that did not answer, with the time of the last attempt.
+/// Addresses of one endpoint.
 #[derive(Default)]
 pub(super) struct Addresses {
+    resolver: Resolver,
+    answers: Mutex<Answers>,
+    /// Number of connections, which rotate over the addresses.
+    turns: AtomicUsize,
+    /// Addresses that did not answer, with the time of the last attempt.
     silent: Mutex<HashMap<SocketAddr, Instant>>,
 }
 
 impl Addresses {
-    /// Resolves the endpoint and connects to the first address that answers.
+    pub(super) fn new(resolver: Resolver) -> Addresses {
+        Addresses { resolver, ..Addresses::default() }
+    }
+
+    /// Resolves the endpoint and connects to the first address that answers. If all addresses of an earlier answer
+    /// fail, resolves it again.
     pub(super) async fn connect(&self, endpoint: &Endpoint) -> Result<TcpStream, UpstreamError> {
-        let named = (endpoint.host(), endpoint.port());
-        let resolved = tokio::net::lookup_host(named)
-            .await
-            .map_err(|error| UpstreamError::Dns(error.to_string()))?;
-        self.connect_first(resolved.collect()).await
+        let known = self.answers.lock().fresh(Instant::now()).map(<[SocketAddr]>::to_vec);
+        let Some(known) = known else {
+            return self.connect_first(self.resolve(endpoint).await?).await;
+        };
+        let failed = match self.connect_first(known.clone()).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => error,
+        };
+        let mut others = self.resolve(endpoint).await?;
+        others.retain(|address| !known.contains(address));
+        if others.is_empty() { Err(failed) } else { self.connect_first(others).await }
+    }
+
+    /// Resolves the endpoint. If the resolver fails, returns its latest answer.
+    async fn resolve(&self, endpoint: &Endpoint) -> Result<Vec<SocketAddr>, UpstreamError> {
+        match self.resolver.resolve(endpoint.host(), endpoint.port()).await {
+            Ok(resolved) => {
+                self.answers.lock().record(&resolved, Instant::now());
+                Ok(resolved)
+            }
+            Err(error) => match self.answers.lock().latest() {
+                [] => Err(UpstreamError::Dns(error.to_string())),
+                latest => Ok(latest.to_vec()),
+            },
+        }
+    }
+
+    /// Resolves the endpoint if its latest answer is old.
+    pub(super) async fn refresh(&self, endpoint: &Endpoint) {
+        let is_fresh = self.answers.lock().fresh(Instant::now()).is_some();
+        if !is_fresh && Addresses::is_name(endpoint) {
+            // Without an answer, the addresses stay.
+            self.resolve(endpoint).await.unwrap_or_default();
+        }
+    }
+
+    /// Whether the name has lost any address.
+    pub(super) fn has_gone(&self) -> bool {
+        self.answers.lock().has_gone()
+    }
+
+    /// Whether the endpoint has a name, whose addresses may change.
+    pub(super) fn is_name(endpoint: &Endpoint) -> bool {
+        endpoint.socket().is_none() && endpoint.host().parse::<IpAddr>().is_err()
+    }
+
+    /// Whether the name has lost this address.
+    pub(super) fn is_gone(&self, peer: Option<SocketAddr>) -> bool {
+        peer.is_some_and(|peer| self.answers.lock().is_gone(&peer))
     }
 
     async fn connect_first(&self, resolved: Vec<SocketAddr>) -> Result<TcpStream, UpstreamError> {
-        let mut untried = self.ordered(resolved).into_iter();
+        let turn = self.turns.fetch_add(1, Ordering::Relaxed);
+        let mut untried = self.ordered(resolved, turn).into_iter();
         let mut attempts = FuturesUnordered::new();
         let mut pending: Vec<SocketAddr> = Vec::new();
         let mut failure = UpstreamError::Dns("no address".to_owned());
@@ -70,11 +127,15 @@ impl Addresses {
     }
 
     /// Sorts silent addresses last, and alternates between the address families otherwise: a host without
-    /// IPv6 would wait for each IPv6 address.
-    fn ordered(&self, resolved: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    /// IPv6 would wait for each IPv6 address. Connections rotate over the addresses of a family.
+    fn ordered(&self, resolved: Vec<SocketAddr>, turn: usize) -> Vec<SocketAddr> {
         let first_is_v4 = resolved.first().is_some_and(SocketAddr::is_ipv4);
-        let (preferred, other): (Vec<_>, Vec<_>) =
+        let (mut preferred, mut other): (Vec<_>, Vec<_>) =
             resolved.into_iter().partition(|address| address.is_ipv4() == first_is_v4);
+        for family in [&mut preferred, &mut other] {
+            let first = turn % family.len().max(1);
+            family.rotate_left(first);
+        }
         let ranked = |family: Vec<SocketAddr>, offset: usize| {
             family.into_iter().enumerate().map(move |(rank, address)| (2 * rank + offset, address))
         };
@@ -167,11 +228,13 @@ mod tests {
         let all = Addresses::default();
         let resolved = addresses(&["[::1]:1", "[::2]:1", "[::3]:1", "10.0.0.1:1"]);
         let expected = addresses(&["[::1]:1", "10.0.0.1:1", "[::2]:1", "[::3]:1"]);
-        assert_eq!(all.ordered(resolved.clone()), expected);
+        assert_eq!(all.ordered(resolved.clone(), 0), expected);
+        let expected = addresses(&["[::2]:1", "10.0.0.1:1", "[::3]:1", "[::1]:1"]);
+        assert_eq!(all.ordered(resolved.clone(), 1), expected);
         all.demote(&addresses(&["[::1]:1"]));
         let expected = addresses(&["10.0.0.1:1", "[::2]:1", "[::3]:1", "[::1]:1"]);
-        assert_eq!(all.ordered(resolved.clone()), expected);
+        assert_eq!(all.ordered(resolved.clone(), 0), expected);
         all.record(addresses(&["[::1]:1"])[0], &[]);
-        assert_eq!(all.ordered(resolved)[0], addresses(&["[::1]:1"])[0]);
+        assert_eq!(all.ordered(resolved, 0)[0], addresses(&["[::1]:1"])[0]);
     }
 }

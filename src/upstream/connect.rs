@@ -1,8 +1,13 @@
-//! Connection establishment: DNS, TCP, TLS, protocol.
+//! Connection establishment: DNS, TCP or a Unix socket, TLS, protocol.
 
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::pki_types::ServerName;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::sleep;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -19,6 +24,9 @@ use super::settings::HeadLimits;
 
 const H2: &[u8] = b"h2";
 const HTTP_1_1: &[u8] = b"http/1.1";
+
+/// Time between two attempts to connect to a Unix socket whose queue is full. The kernel does not wait.
+const FULL_QUEUE: Duration = Duration::from_millis(10);
 
 /// TLS connectors for the two ALPN offers.
 #[derive(Clone)]
@@ -95,11 +103,21 @@ pub(super) async fn connect<B: RequestBody>(
 ) -> Result<NewConnection<B>, UpstreamError> {
     let EndpointTarget { endpoint, tls, addresses, head_limits } = target;
     let limits = *head_limits;
-    let stream = ProbedSocket::new(addresses.connect(endpoint).await?);
+    if let Some(path) = endpoint.socket() {
+        let stream = ProbedSocket::new(connect_unix(path).await?);
+        return Ok(exclusive_http1(Http1Connection::unix(stream)));
+    }
+    let stream = addresses.connect(endpoint).await?;
+    let peer = stream.peer_addr().ok();
+    let stream = ProbedSocket::new(stream);
+    let shared = |mut connection: Http2Connection<B>| {
+        connection.peer = peer;
+        NewConnection::Shared(connection)
+    };
     match (endpoint.transport(), purpose) {
         (Transport::Http1, _) => Ok(exclusive_http1(Http1Connection::tcp(stream))),
         (Transport::Http2, ConnectionPurpose::Request) => {
-            Http2Connection::open(stream, limits).await.map(NewConnection::Shared)
+            Http2Connection::open(stream, limits).await.map(shared)
         }
         (Transport::Http2, ConnectionPurpose::Authentication) => {
             let stream = Http2Connection::open(stream, limits).await?.into_stream();
@@ -113,9 +131,20 @@ pub(super) async fn connect<B: RequestBody>(
         (Transport::Tls, ConnectionPurpose::Request) => {
             let stream = handshake_tls(target, &tls.any_version, stream).await?;
             match stream.get_ref().1.alpn_protocol() {
-                Some(H2) => Http2Connection::open(stream, limits).await.map(NewConnection::Shared),
+                Some(H2) => Http2Connection::open(stream, limits).await.map(shared),
                 Some(_) | None => Ok(exclusive_http1(Http1Connection::tls(stream))),
             }
+        }
+    }
+}
+
+/// Connects to a Unix socket. If its queue is full, tries again until the caller's deadline.
+async fn connect_unix(path: &Path) -> Result<UnixStream, UpstreamError> {
+    loop {
+        match UnixStream::connect(path).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(FULL_QUEUE).await,
+            Err(error) => return Err(UpstreamError::from_connect(&error)),
         }
     }
 }
@@ -123,8 +152,8 @@ pub(super) async fn connect<B: RequestBody>(
 async fn handshake_tls(
     target: &EndpointTarget,
     connector: &TlsConnector,
-    stream: ProbedSocket,
-) -> Result<TlsStream<ProbedSocket>, UpstreamError> {
+    stream: ProbedSocket<TcpStream>,
+) -> Result<TlsStream<ProbedSocket<TcpStream>>, UpstreamError> {
     let name = match &target.tls.server_name {
         Some(name) => name.clone(),
         None => ServerName::try_from(target.endpoint.host().to_owned())

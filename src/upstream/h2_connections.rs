@@ -10,6 +10,7 @@
 //!   gateway changes that.
 
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -40,6 +41,8 @@ pub(super) type Sender<B> = http2::SendRequest<OutgoingBody<B>>;
 pub(super) struct Http2Connection<B: RequestBody> {
     sender: Sender<B>,
     stream_limit: StreamLimit,
+    /// Address of the upstream.
+    pub(super) peer: Option<SocketAddr>,
 }
 
 /// Returns the number of concurrent streams that the upstream allows; zero once the connection has
@@ -97,7 +100,7 @@ impl<B: RequestBody> Http2Connection<B> {
         while stream_limit() == 0 && !sender.is_closed() {
             activity.notified().await;
         }
-        Ok(Http2Connection { sender, stream_limit })
+        Ok(Http2Connection { sender, stream_limit, peer: None })
     }
 
     /// Converts the connection into its only stream; it closes after that.
@@ -163,6 +166,15 @@ impl<B: RequestBody> Http2Connections<B> {
     /// Removes the connection of this stream from the pool.
     pub(super) fn remove(&mut self, slot: &StreamSlot) {
         self.connections.retain(|entry| !slot.is_counted_in(&entry.active_streams));
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.connections.is_empty()
+    }
+
+    /// Removes the connections to these addresses; their current streams continue.
+    pub(super) fn remove_peers(&mut self, is_removed: impl Fn(Option<SocketAddr>) -> bool) {
+        self.connections.retain(|entry| !is_removed(entry.connection.peer));
     }
 
     /// Closes connections idle for at least `after`, except the oldest of each priority.

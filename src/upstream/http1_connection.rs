@@ -8,6 +8,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -17,6 +18,7 @@ use http::{Method, Response, header};
 use http_body::Frame;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 use tokio_util::io::poll_read_buf;
 use tokio_util::task::AbortOnDropHandle;
@@ -52,8 +54,9 @@ pub(super) struct Http1Connection {
 }
 
 pub(super) enum IoStream {
-    Tcp(ProbedSocket),
-    Tls(Box<TlsStream<ProbedSocket>>),
+    Tcp(ProbedSocket<TcpStream>),
+    Tls(Box<TlsStream<ProbedSocket<TcpStream>>>),
+    Unix(ProbedSocket<UnixStream>),
     /// Shared with an upload, so no other request uses it.
     Shared(SharedStream),
 }
@@ -86,12 +89,16 @@ pub(super) struct ResponseBodyState {
 }
 
 impl Http1Connection {
-    pub(super) fn tcp(stream: ProbedSocket) -> Http1Connection {
+    pub(super) fn tcp(stream: ProbedSocket<TcpStream>) -> Http1Connection {
         Http1Connection::new(IoStream::Tcp(stream))
     }
 
-    pub(super) fn tls(stream: TlsStream<ProbedSocket>) -> Http1Connection {
+    pub(super) fn tls(stream: TlsStream<ProbedSocket<TcpStream>>) -> Http1Connection {
         Http1Connection::new(IoStream::Tls(Box::new(stream)))
+    }
+
+    pub(super) fn unix(stream: ProbedSocket<UnixStream>) -> Http1Connection {
+        Http1Connection::new(IoStream::Unix(stream))
     }
 
     fn new(stream: IoStream) -> Http1Connection {
@@ -133,6 +140,15 @@ impl Http1Connection {
         let upload = upload.map(|upload| self.continue_upload(*upload));
         let state = ResponseBodyState { decoder, keep_alive, lenient_close: false, upload };
         Ok((response, state))
+    }
+
+    /// Returns the address of the upstream; `None` for a Unix socket.
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        match &self.stream {
+            IoStream::Tcp(socket) => socket.get_ref().peer_addr().ok(),
+            IoStream::Tls(tls) => tls.get_ref().0.get_ref().peer_addr().ok(),
+            IoStream::Unix(_) | IoStream::Shared(_) => None,
+        }
     }
 
     /// Whether the connection may carry another exchange.
@@ -349,13 +365,14 @@ impl IoStream {
     fn is_tls(&self) -> bool {
         match self {
             IoStream::Tls(_) => true,
-            IoStream::Tcp(_) | IoStream::Shared(_) => false,
+            IoStream::Tcp(_) | IoStream::Unix(_) | IoStream::Shared(_) => false,
         }
     }
 
     fn request_probe(&mut self) {
         match self {
             IoStream::Tcp(socket) => socket.request_probe(),
+            IoStream::Unix(socket) => socket.request_probe(),
             IoStream::Tls(tls) => tls.get_mut().0.request_probe(),
             IoStream::Shared(_) => {}
         }
@@ -370,6 +387,7 @@ impl AsyncRead for IoStream {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             IoStream::Tcp(socket) => Pin::new(socket).poll_read(cx, to),
+            IoStream::Unix(socket) => Pin::new(socket).poll_read(cx, to),
             IoStream::Tls(tls) => Pin::new(tls.as_mut()).poll_read(cx, to),
             IoStream::Shared(shared) => poll_shared(shared, |stream| stream.poll_read(cx, to)),
         }
@@ -384,6 +402,7 @@ impl AsyncWrite for IoStream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             IoStream::Tcp(socket) => Pin::new(socket).poll_write(cx, bytes),
+            IoStream::Unix(socket) => Pin::new(socket).poll_write(cx, bytes),
             IoStream::Tls(tls) => Pin::new(tls.as_mut()).poll_write(cx, bytes),
             IoStream::Shared(shared) => poll_shared(shared, |stream| stream.poll_write(cx, bytes)),
         }
@@ -396,6 +415,7 @@ impl AsyncWrite for IoStream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             IoStream::Tcp(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
+            IoStream::Unix(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
             IoStream::Tls(tls) => Pin::new(tls.as_mut()).poll_write_vectored(cx, slices),
             IoStream::Shared(shared) => {
                 poll_shared(shared, |stream| stream.poll_write_vectored(cx, slices))
@@ -409,7 +429,7 @@ impl AsyncWrite for IoStream {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            IoStream::Tcp(_) => Poll::Ready(Ok(())),
+            IoStream::Tcp(_) | IoStream::Unix(_) => Poll::Ready(Ok(())),
             IoStream::Tls(tls) => Pin::new(tls.as_mut()).poll_flush(cx),
             IoStream::Shared(shared) => poll_shared(shared, |stream| stream.poll_flush(cx)),
         }
@@ -418,6 +438,7 @@ impl AsyncWrite for IoStream {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             IoStream::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
+            IoStream::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
             IoStream::Tls(tls) => Pin::new(tls.as_mut()).poll_shutdown(cx),
             IoStream::Shared(shared) => poll_shared(shared, |stream| stream.poll_shutdown(cx)),
         }

@@ -1,4 +1,4 @@
-//! TCP socket that can be probed for unexpected data before reuse.
+//! Socket that can be probed for unexpected data before reuse.
 //!
 //! tokio learns about arrived data only when it polls its sockets, some dozens of task turns apart.
 //! In between, a connection looks idle although its upstream has closed it or has sent a second
@@ -9,25 +9,29 @@
 //! has no message IDs.
 
 use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 /// Size of the probe's buffer in bytes; a larger one would only cost time to clear.
 const PROBE_BYTES: usize = 64;
 
 /// A stream whose next read bypasses tokio's readiness if a probe is requested.
-pub(super) struct ProbedSocket {
-    stream: TcpStream,
+pub(super) struct ProbedSocket<S> {
+    stream: S,
     is_probe_requested: bool,
 }
 
-impl ProbedSocket {
-    pub(super) fn new(stream: TcpStream) -> ProbedSocket {
+impl<S: AsFd> ProbedSocket<S> {
+    pub(super) fn new(stream: S) -> ProbedSocket<S> {
         ProbedSocket { stream, is_probe_requested: false }
+    }
+
+    pub(super) fn get_ref(&self) -> &S {
+        &self.stream
     }
 
     /// Requests a probe with the next read.
@@ -55,7 +59,7 @@ impl ProbedSocket {
     }
 }
 
-impl AsyncRead for ProbedSocket {
+impl<S: AsyncRead + AsFd + Unpin> AsyncRead for ProbedSocket<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -66,7 +70,7 @@ impl AsyncRead for ProbedSocket {
     }
 }
 
-impl AsyncWrite for ProbedSocket {
+impl<S: AsyncWrite + Unpin> AsyncWrite for ProbedSocket<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -5,12 +5,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::endpoint_state::Outstanding;
+
 /// Permission for one exchange. An anonymous exchange also holds one of the anonymous permits.
 /// Empty once the permit is shared.
 #[derive(Default)]
 pub(super) struct ExchangePermit {
     _anonymous: Option<OwnedSemaphorePermit>,
     _exchange: Option<OwnedSemaphorePermit>,
+    /// `None` where the route has one endpoint.
+    outstanding: Option<Outstanding>,
 }
 
 impl ExchangePermit {
@@ -18,7 +22,15 @@ impl ExchangePermit {
         anonymous: Option<OwnedSemaphorePermit>,
         exchange: OwnedSemaphorePermit,
     ) -> ExchangePermit {
-        ExchangePermit { _anonymous: anonymous, _exchange: Some(exchange) }
+        ExchangePermit { _anonymous: anonymous, _exchange: Some(exchange), outstanding: None }
+    }
+
+    pub(super) fn count_as(&mut self, outstanding: Outstanding) {
+        self.outstanding = Some(outstanding);
+    }
+
+    pub(super) fn outstanding(&self) -> Option<&Outstanding> {
+        self.outstanding.as_ref()
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::session::SessionKey;
 
+use super::balance::Affinity;
 use super::http1_connection::Http1Connection;
 use super::settings::Priority;
 
@@ -46,6 +47,8 @@ pub struct Caller {
     pub priority: Priority,
     /// Owner of connections that this request authenticates. `None` closes them after use.
     pub owner: Option<ConnectionOwner>,
+    /// `None` lets the request go to any endpoint.
+    pub affinity: Option<Affinity>,
 }
 
 impl PinnedConnections {
@@ -86,7 +89,7 @@ impl ConnectionOwner {
 
 impl From<Priority> for Caller {
     fn from(priority: Priority) -> Self {
-        Caller { priority, owner: None }
+        Caller { priority, owner: None, affinity: None }
     }
 }
 

@@ -29,6 +29,7 @@ use super::coarse_timer::CoarseTimer;
 use super::connect::{
     Connection, ConnectionPurpose, EndpointTarget, NewConnection, TlsConnectors, connect,
 };
+use super::endpoint_state::{EndpointState, Outstanding};
 use super::error::UpstreamError;
 use super::h2_connections::Http2Connections;
 use super::http1_connection::Http1Connection;
@@ -37,8 +38,8 @@ use super::pinned::ConnectionOwner;
 use super::request_body::RequestBody;
 use super::settings::{Priority, UpstreamSettings};
 
-/// Time during which an unreachable endpoint is tried last.
-const COOLDOWN: Duration = Duration::from_secs(5);
+/// Shortest time between two searches for expired connections.
+const MIN_SWEEP: Duration = Duration::from_secs(1);
 
 /// Whether a pooled connection may be used.
 #[derive(Clone, Copy)]
@@ -53,6 +54,8 @@ pub(super) enum LeaseMode {
 pub(super) struct Pool<B: RequestBody> {
     target: EndpointTarget,
     settings: UpstreamSettings,
+    /// Shared with the other workers.
+    endpoint_state: Arc<EndpointState>,
     permits: Arc<Semaphore>,
     /// The part of `permits` that [`Priority::Anonymous`] may use.
     anonymous_permits: Arc<Semaphore>,
@@ -72,8 +75,9 @@ struct PoolState<B: RequestBody> {
     http2: Http2Connections<B>,
     /// Whether the endpoint's last new connection was HTTP/2.
     is_http2: bool,
-    unreachable_since: Option<Instant>,
     sweeping: bool,
+    /// Whether connections may lead to addresses that the name of the endpoint has lost.
+    has_gone: bool,
 }
 
 /// An idle HTTP/1.1 connection.
@@ -107,27 +111,30 @@ impl<B: RequestBody> Pool<B> {
         endpoint: Endpoint,
         tls: TlsConnectors,
         settings: UpstreamSettings,
+        endpoint_state: Arc<EndpointState>,
+        addresses: Addresses,
     ) -> Arc<Pool<B>> {
         let is_http2 = endpoint.transport() != Transport::Http1;
         Arc::new(Pool {
             target: EndpointTarget {
                 endpoint,
                 tls,
-                addresses: Addresses::default(),
+                addresses,
                 head_limits: settings.response_head,
             },
             permits: Arc::new(Semaphore::new(settings.max_connections_per_endpoint)),
             anonymous_permits: Arc::new(Semaphore::new(settings.anonymous_limit())),
             pin_permits: Arc::new(Semaphore::new(settings.pinned_limit())),
             settings,
+            endpoint_state,
             open_lock: tokio::sync::Mutex::new(()),
             timer: CoarseTimer::default(),
             state: Mutex::new(PoolState {
                 idle: VecDeque::new(),
                 http2: Http2Connections::new(),
                 is_http2,
-                unreachable_since: None,
                 sweeping: false,
+                has_gone: false,
             }),
         })
     }
@@ -175,15 +182,13 @@ impl<B: RequestBody> Pool<B> {
         Ok(Some(self.new_lease(Connection::Http1(connection), true, permit)))
     }
 
-    /// Number of exchanges in progress.
-    pub(super) fn outstanding(&self) -> usize {
-        self.settings.max_connections_per_endpoint.saturating_sub(self.permits.available_permits())
+    pub(super) fn endpoint_state(&self) -> &Arc<EndpointState> {
+        &self.endpoint_state
     }
 
-    /// Returns when the endpoint became unreachable; `None` if it is reachable or the cooldown has
-    /// passed.
-    pub(super) fn unreachable_since(&self) -> Option<Instant> {
-        self.state.lock().unreachable_since.filter(|since| since.elapsed() < COOLDOWN)
+    /// Number of exchanges of this worker in progress.
+    fn outstanding(&self) -> usize {
+        self.settings.max_connections_per_endpoint.saturating_sub(self.permits.available_permits())
     }
 
     async fn acquire_permit(&self, priority: Priority) -> Result<ExchangePermit, UpstreamError> {
@@ -262,12 +267,14 @@ impl<B: RequestBody> Pool<B> {
     ) -> Result<Connection<B>, UpstreamError> {
         // Boxed because it is rare: otherwise the state of two handshakes would enlarge every
         // request's future.
+        let attempt = self.endpoint_state.begin_connect();
         let connecting = Box::pin(connect(&self.target, purpose));
         let opened = timeout(self.settings.connect_timeout, connecting)
             .await
             .unwrap_or(Err(UpstreamError::ConnectionTimeout));
+        attempt.record(opened.as_ref().err());
         let mut state = self.state.lock();
-        state.record_connect(&opened, purpose);
+        state.record_protocol(&opened, purpose);
         match opened? {
             NewConnection::Exclusive(connection) => Ok(connection),
             NewConnection::Shared(connection) => {
@@ -281,28 +288,45 @@ impl<B: RequestBody> Pool<B> {
     /// Adds a reusable connection to the pool.
     fn return_idle(self: &Arc<Self>, connection: Box<Http1Connection>) {
         let mut state = self.state.lock();
+        if state.has_gone && self.target.addresses.is_gone(connection.peer()) {
+            return;
+        }
         state.idle.push_back(IdleEntry { connection, since: Instant::now() });
         state.truncate_idle(self.settings.max_idle_per_endpoint);
         self.start_sweep(&mut state);
     }
 
+    /// Whether a connection can expire, or lead to an address that its name loses.
+    fn needs_sweep(&self, state: &PoolState<B>) -> bool {
+        state.has_expirable()
+            || (!state.http2.is_empty() && Addresses::is_name(&self.target.endpoint))
+    }
+
     fn start_sweep(self: &Arc<Self>, state: &mut PoolState<B>) {
-        if !state.sweeping && state.has_expirable() {
+        if !state.sweeping && self.needs_sweep(state) {
             state.sweeping = true;
             tokio::spawn(sweep_loop(Arc::downgrade(self), self.settings.idle_timeout));
         }
     }
 }
 
-/// Closes expired connections periodically. Ends when nothing is idle, or with the pool.
+/// Closes expired connections periodically, and those to addresses that are gone. Ends when nothing is idle, or with the pool.
 async fn sweep_loop<B: RequestBody>(pool: Weak<Pool<B>>, every: Duration) {
     loop {
-        sleep(every).await;
+        sleep(every.max(MIN_SWEEP)).await;
         let Some(pool) = pool.upgrade() else { return };
+        let EndpointTarget { endpoint, addresses, .. } = &pool.target;
+        let limit = pool.settings.connect_timeout;
+        // Without an answer in time, the addresses stay.
+        timeout(limit, addresses.refresh(endpoint)).await.unwrap_or_default();
         let mut state = pool.state.lock();
         state.drop_older_than(every);
         state.http2.close_idle(every);
-        state.sweeping = state.has_expirable();
+        state.has_gone = addresses.has_gone();
+        if state.has_gone {
+            state.drop_gone(addresses);
+        }
+        state.sweeping = pool.needs_sweep(&state);
         if !state.sweeping {
             return;
         }
@@ -334,7 +358,12 @@ impl<B: RequestBody> PoolState<B> {
         }
     }
 
-    fn record_connect(
+    fn drop_gone(&mut self, addresses: &Addresses) {
+        self.idle.retain(|entry| !addresses.is_gone(entry.connection.peer()));
+        self.http2.remove_peers(|peer| addresses.is_gone(peer));
+    }
+
+    fn record_protocol(
         &mut self,
         opened: &Result<NewConnection<B>, UpstreamError>,
         purpose: ConnectionPurpose,
@@ -344,16 +373,23 @@ impl<B: RequestBody> PoolState<B> {
             Ok(NewConnection::Exclusive(_)) => self.is_http2 &= purpose.is_exclusive(),
             Err(_) => {}
         }
-        self.unreachable_since = match opened {
-            Ok(_) => None,
-            Err(error) => error.is_connect_failure().then(Instant::now),
-        };
     }
 }
 
 impl<B: RequestBody> Lease<B> {
     pub(super) fn endpoint(&self) -> &Endpoint {
         self.pool.endpoint()
+    }
+
+    /// Counts the exchange until its permit is dropped.
+    pub(super) fn count_as(mut self, outstanding: Outstanding) -> Lease<B> {
+        self.permit.count_as(outstanding);
+        self
+    }
+
+    /// Returns the state of the endpoint if the exchange is counted.
+    pub(super) fn counted_state(&self) -> Option<Arc<EndpointState>> {
+        self.permit.outstanding().map(|outstanding| Arc::clone(outstanding.state()))
     }
 
     pub(super) fn settings(&self) -> &UpstreamSettings {

@@ -3,6 +3,7 @@
 mod access_tokens;
 mod advisories;
 mod authorize;
+mod balancing;
 mod bearer_tokens;
 mod client_addr;
 mod client_certificates;

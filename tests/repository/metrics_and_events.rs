@@ -8,7 +8,7 @@ use doorward::risk::{GeoInfo, RiskAction, RiskReport, Signal};
 use doorward::session::EndReason;
 use doorward::store::{Advice, FlushCause};
 use doorward::telemetry::events::RiskContext;
-use doorward::telemetry::metrics::NotificationOutcome;
+use doorward::telemetry::metrics::{EndpointLabels, NotificationOutcome};
 use doorward::telemetry::{Limit, Metrics, RouteMetricsTable, SessionEvent, StoreStats};
 
 fn read(path: &str) -> String {
@@ -61,6 +61,8 @@ fn exercised() -> String {
     let routes = metrics.routes(&config.routes, &RouteMetricsTable::default());
     let route = config.routes.iter().next().expect("a route");
     routes.get(route).expect("its counts").upstream_error("dns_error");
+    let endpoint = EndpointLabels { route: "a.test/".into(), endpoint: "http://a".into() };
+    metrics.update_endpoints(std::iter::once((endpoint, true, 1)));
     metrics.request("admit", 200);
     metrics.exchange_cut("client_gone");
     metrics.event(SessionEvent::Ended(EndReason::Logout));
@@ -128,7 +130,7 @@ fn the_page_lists_every_metric_with_type_and_labels() {
         .map(|row| (row[0].trim_matches('`').to_owned(), (row[1].clone(), names(&row[3]))))
         .collect();
     assert_eq!(documented, encoded());
-    assert_eq!(documented.len(), 42);
+    assert_eq!(documented.len(), 44);
 }
 
 /// The values in backticks after the colon in the description of a metric.

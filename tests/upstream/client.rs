@@ -28,23 +28,23 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Barrier, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
 
-type TestBody = UnsyncBoxBody<Bytes, io::Error>;
-type TestUpstreams = Upstreams<TestBody>;
+pub(crate) type TestBody = UnsyncBoxBody<Bytes, io::Error>;
+pub(crate) type TestUpstreams = Upstreams<TestBody>;
 
-const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+pub(crate) const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 // ---- an upstream -------------------------------------------------------------------------------
 
 /// A listener that runs a script per connection; stops when dropped.
-struct Upstream {
-    endpoint: Endpoint,
+pub(crate) struct Upstream {
+    pub(crate) endpoint: Endpoint,
     accepted: Arc<AtomicUsize>,
     accepting: JoinHandle<()>,
 }
 
 impl Upstream {
     /// Runs `script` with each connection and its number, from 1.
-    async fn start<F, R>(script: F) -> Upstream
+    pub(crate) async fn start<F, R>(script: F) -> Upstream
     where
         F: Fn(TcpStream, usize) -> R + Send + 'static,
         R: Future<Output = ()> + Send + 'static,
@@ -52,7 +52,7 @@ impl Upstream {
         Upstream::start_at("http", "127.0.0.1", script).await
     }
 
-    async fn start_at<F, R>(scheme: &str, host: &str, script: F) -> Upstream
+    pub(crate) async fn start_at<F, R>(scheme: &str, host: &str, script: F) -> Upstream
     where
         F: Fn(TcpStream, usize) -> R + Send + 'static,
         R: Future<Output = ()> + Send + 'static,
@@ -71,7 +71,7 @@ impl Upstream {
     }
 
     /// Answers every request on every connection with `response`.
-    async fn responding(response: &'static [u8]) -> Upstream {
+    pub(crate) async fn responding(response: &'static [u8]) -> Upstream {
         Upstream::start(move |mut stream, _| async move {
             while head(&mut stream).await.is_some() {
                 send(&mut stream, response).await;
@@ -80,11 +80,11 @@ impl Upstream {
         .await
     }
 
-    fn accepted(&self) -> usize {
+    pub(crate) fn accepted(&self) -> usize {
         self.accepted.load(Ordering::SeqCst)
     }
 
-    fn only(&self) -> &[Endpoint] {
+    pub(crate) fn only(&self) -> &[Endpoint] {
         std::slice::from_ref(&self.endpoint)
     }
 }
@@ -95,18 +95,18 @@ impl Drop for Upstream {
     }
 }
 
-fn endpoint(scheme: &str, host: &str, port: u16) -> Endpoint {
+pub(crate) fn endpoint(scheme: &str, host: &str, port: u16) -> Endpoint {
     Endpoint::parse(&format!("{scheme}://{host}:{port}")).expect("endpoint")
 }
 
 /// An address without a listener.
-async fn unreachable() -> Endpoint {
+pub(crate) async fn unreachable() -> Endpoint {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("listener");
     endpoint("http", "127.0.0.1", listener.local_addr().expect("address").port())
 }
 
 /// Reads one request head; `None` if the connection ended first.
-async fn head<S: AsyncReadExt + Unpin>(stream: &mut S) -> Option<String> {
+pub(crate) async fn head<S: AsyncReadExt + Unpin>(stream: &mut S) -> Option<String> {
     let mut bytes = Vec::new();
     while !bytes.ends_with(b"\r\n\r\n") {
         bytes.push(stream.read_u8().await.ok()?);
@@ -114,24 +114,24 @@ async fn head<S: AsyncReadExt + Unpin>(stream: &mut S) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-async fn send<S: AsyncWriteExt + Unpin>(stream: &mut S, bytes: &[u8]) {
+pub(crate) async fn send<S: AsyncWriteExt + Unpin>(stream: &mut S, bytes: &[u8]) {
     stream.write_all(bytes).await.expect("written");
     stream.flush().await.expect("flushed");
 }
 
 /// Waits until the other side has closed the connection.
-async fn until_closed(stream: &mut TcpStream) {
+pub(crate) async fn until_closed(stream: &mut TcpStream) {
     let mut rest = [0; 1024];
     while matches!(stream.read(&mut rest).await, Ok(1..)) {}
 }
 
 // ---- a gateway ---------------------------------------------------------------------------------
 
-fn upstreams() -> TestUpstreams {
+pub(crate) fn upstreams() -> TestUpstreams {
     upstreams_with(UpstreamSettings::default())
 }
 
-fn upstreams_with(settings: UpstreamSettings) -> TestUpstreams {
+pub(crate) fn upstreams_with(settings: UpstreamSettings) -> TestUpstreams {
     Upstreams::new(
         settings,
         &client_config_for_ca(Authority::new().pem().as_bytes()).expect("trust"),
@@ -143,11 +143,11 @@ fn request(method: Method, body: TestBody) -> Request<TestBody> {
     request.body(body).expect("request")
 }
 
-fn get() -> Request<TestBody> {
+pub(crate) fn get() -> Request<TestBody> {
     request(Method::GET, empty())
 }
 
-fn post(body: &'static str) -> Request<TestBody> {
+pub(crate) fn post(body: &'static str) -> Request<TestBody> {
     request(Method::POST, Full::from(body).map_err(|never| match never {}).boxed_unsync())
 }
 
@@ -164,7 +164,7 @@ fn fed() -> (mpsc::Sender<io::Result<Bytes>>, TestBody) {
     (sender, StreamBody::new(frames).boxed_unsync())
 }
 
-async fn text(response: Response<UpstreamBody<TestBody>>) -> String {
+pub(crate) async fn text(response: Response<UpstreamBody<TestBody>>) -> String {
     let body = response.into_body().collect().await.expect("whole body").to_bytes();
     String::from_utf8(body.to_vec()).expect("text")
 }
@@ -174,7 +174,7 @@ async fn frame(body: &mut UpstreamBody<TestBody>) -> Option<Result<Frame<Bytes>,
 }
 
 /// Runs a test under one deadline, longer than any advance of the clock.
-async fn within<F: Future>(test: F) -> F::Output {
+pub(crate) async fn within<F: Future>(test: F) -> F::Output {
     tokio::time::timeout(Duration::from_secs(30), test).await.expect("in time")
 }
 
@@ -446,7 +446,7 @@ async fn an_expired_idle_connection_is_never_reused() {
 }
 
 /// Advances the clock; it runs normally while sockets are awaited.
-async fn advance(time: Duration) {
+pub(crate) async fn advance(time: Duration) {
     tokio::time::pause();
     tokio::time::advance(time).await;
     tokio::time::resume();
@@ -1362,7 +1362,7 @@ async fn a_pinned_connection_that_closed_while_idle_is_replaced() {
         within(async {
             let (upstreams, pins) = (upstreams(), PinnedConnections::default());
             let caller =
-                || Caller { priority: Priority::Authenticated, owner: Some(pins.owner(None)) };
+                || Caller { owner: Some(pins.owner(None)), ..Priority::Authenticated.into() };
             let mut first = get();
             first.headers_mut().insert("authorization", "NTLM hello".parse().expect("a value"));
             let challenge = upstreams.send(caller(), upstream.only(), first).await;
@@ -1419,7 +1419,7 @@ where
     let _ = http2.serve_connection(TokioIo::new(stream), service).await;
 }
 
-async fn http2(barrier: Arc<Barrier>) -> Upstream {
+pub(crate) async fn http2(barrier: Arc<Barrier>) -> Upstream {
     Upstream::start_at("h2c", "127.0.0.1", move |stream, _| {
         serve_http2(stream, Arc::clone(&barrier))
     })
@@ -1713,81 +1713,4 @@ async fn a_cleartext_upstream_behind_https_is_a_tls_error() {
         assert_eq!(error.proxy_status(), "tls_protocol_error", "{error:?}");
     })
     .await;
-}
-
-// ---- several endpoints ---------------------------------------------------------------------------
-
-#[tokio::test]
-async fn endpoints_rotate_and_a_busy_one_is_avoided() {
-    let (one, two) = (Upstream::responding(OK).await, Upstream::responding(OK).await);
-    let both = [one.endpoint.clone(), two.endpoint.clone()];
-    within(async {
-        let upstreams = upstreams();
-        let held = [
-            upstreams.send(Priority::Authenticated, &both, get()).await.expect("a response"),
-            upstreams.send(Priority::Authenticated, &both, get()).await.expect("a response"),
-        ];
-        assert_eq!((one.accepted(), two.accepted()), (1, 1));
-        let busy =
-            upstreams.send(Priority::Authenticated, one.only(), get()).await.expect("a response");
-        let [first, second] = held;
-        let spared =
-            upstreams.send(Priority::Authenticated, &both, get()).await.expect("a response");
-        assert_eq!((one.accepted(), two.accepted()), (2, 2));
-        for response in [first, second, busy, spared] {
-            assert_eq!(text(response).await, "ok");
-        }
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_refusing_endpoint_is_skipped_without_losing_a_request() {
-    let live = Upstream::responding(OK).await;
-    let both = [unreachable().await, live.endpoint.clone()];
-    within(async {
-        let upstreams = upstreams();
-        for _ in 0..4 {
-            let response = upstreams
-                .send(Priority::Authenticated, &both, post("order=1"))
-                .await
-                .expect("a response");
-            drop(response);
-        }
-        let error = upstreams
-            .send(Priority::Authenticated, &[unreachable().await, unreachable().await], get())
-            .await
-            .err();
-        assert_eq!(error, Some(UpstreamError::ConnectionRefused));
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn an_unreachable_endpoint_is_not_retried_during_its_cooldown() {
-    let live = Upstream::responding(OK).await;
-    let broken = Upstream::start_at("https", "localhost", |stream, _| async move {
-        drop(stream);
-    })
-    .await;
-    let both = [broken.endpoint.clone(), live.endpoint.clone()];
-    within(async {
-        let upstreams = upstreams();
-        for _ in 0..6 {
-            let response =
-                upstreams.send(Priority::Authenticated, &both, get()).await.expect("a response");
-            assert_eq!(text(response).await, "ok");
-        }
-        assert_eq!((broken.accepted(), live.accepted()), (1, 1));
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_route_without_an_endpoint_is_a_503() {
-    let error = upstreams().send(Priority::Authenticated, &[], get()).await.expect_err("error");
-    assert_eq!(
-        (error.status(), error.proxy_status()),
-        (StatusCode::SERVICE_UNAVAILABLE, "destination_unavailable")
-    );
 }

@@ -2,6 +2,7 @@
 //! providers.
 
 mod client;
+mod endpoints;
 mod oidc;
 mod races;
 mod responses;

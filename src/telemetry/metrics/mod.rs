@@ -2,6 +2,7 @@
 //!
 //! `docs/metrics-and-events.md` is the reference; a test keeps it complete.
 
+mod endpoints;
 mod histogram;
 mod notifications;
 mod operation;
@@ -27,12 +28,14 @@ use super::events::{RiskContext, SessionEvent};
 use super::limits::{Limit, LimitLog};
 use super::process::ProcessStats;
 use crate::route::RouteTable;
+use endpoints::EndpointMetrics;
 use notifications::NotificationMetrics;
 use operation::OperationMetrics;
 use register::register;
 use risk::RiskMetrics;
 use routes::RouteRegistry;
 
+pub use endpoints::EndpointLabels;
 pub use notifications::NotificationOutcome;
 pub use operation::AuditStats;
 pub use providers::ProviderMetrics;
@@ -46,6 +49,7 @@ pub struct Metrics {
     /// Counters of [`ADMIT`] by status. Most requests use them, without a lock or a hash.
     admitted: Arc<[OnceLock<Counter>; MAX_STATUS]>,
     routes: RouteRegistry,
+    endpoints: EndpointMetrics,
     exchanges_cut: Family<CauseLabels, Counter>,
     events: Family<EventLabels, Counter>,
     risk: RiskMetrics,
@@ -219,6 +223,7 @@ impl Default for Metrics {
             risk: RiskMetrics::register(r),
             notifications: NotificationMetrics::register(r),
             operation: OperationMetrics::register(r),
+            endpoints: EndpointMetrics::register(r),
             providers: ProviderMetrics::register(r),
             store_errors: register(r, "store_errors", "Failed calls to the store"),
             redis: RedisMetrics::register(r),
@@ -272,6 +277,11 @@ impl Metrics {
     /// before, keep theirs.
     pub fn routes(&self, routes: &RouteTable, previous: &RouteMetricsTable) -> RouteMetricsTable {
         self.routes.table(routes, previous)
+    }
+
+    /// Replaces the state of all endpoints: whether they are up, and their requests in progress.
+    pub fn update_endpoints(&self, all: impl Iterator<Item = (EndpointLabels, bool, usize)>) {
+        self.endpoints.update(all);
     }
 
     /// Counts an exchange that ended before the end of its response.
