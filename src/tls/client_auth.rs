@@ -71,13 +71,12 @@ impl ClientAuthRule {
         Ok(ClientAuthRule { settings: settings.clone(), verifier, authorities })
     }
 
-    pub(super) fn matches(&self, name: &str) -> bool {
-        self.settings.host.matches(name)
+    pub(super) fn settings(&self) -> ClientCertificates {
+        self.settings.clone()
     }
 
-    /// Orders exact hosts before wildcards, and longer wildcards before shorter ones.
-    pub(super) fn rank(&self) -> (u8, std::cmp::Reverse<usize>) {
-        self.settings.host.rank()
+    pub(super) fn matches(&self, name: &str) -> bool {
+        self.settings.host.matches(name)
     }
 
     /// Returns the TLS configuration of a connection to the host.

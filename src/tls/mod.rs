@@ -75,7 +75,6 @@ pub struct Certificates {
 pub struct ServedCertificates {
     files: Vec<CertificateFiles>,
     client_auth: Vec<Arc<ClientAuthRule>>,
-    client_auth_files: Vec<ClientCertificates>,
     by_name: HashMap<String, Arc<CertifiedKey>>,
     /// For clients without SNI, and for names that no certificate has.
     default: Arc<CertifiedKey>,
@@ -123,7 +122,8 @@ impl Certificates {
     /// stay in use.
     pub fn reload(&self) -> Result<bool, TlsError> {
         let served = self.served.load();
-        let new = ServedCertificates::read(&served.files, &served.client_auth_files)?;
+        let client_auth: Vec<_> = served.client_auth.iter().map(|rule| rule.settings()).collect();
+        let new = ServedCertificates::read(&served.files, &client_auth)?;
         if new.bytes == served.bytes {
             return Ok(false);
         }
@@ -214,7 +214,7 @@ impl ServedCertificates {
     /// A file that cannot be used.
     pub fn read(
         files: &[CertificateFiles],
-        client_auth_files: &[ClientCertificates],
+        client_auth: &[ClientCertificates],
     ) -> Result<ServedCertificates, TlsError> {
         let mut by_name = HashMap::new();
         let mut default = None;
@@ -231,15 +231,14 @@ impl ServedCertificates {
         }
         let default = default
             .ok_or(TlsError::NoCertificate { path: PathBuf::from("[[tls.certificate]]") })?;
-        let rules = client_auth_files.iter().map(|it| ClientAuthRule::read(it, &mut bytes));
-        let rules: Result<Vec<_>, _> = rules.map(|rule| rule.map(Arc::new)).collect();
-        let mut client_auth = rules?;
+        let mut client_auth = client_auth.to_vec();
         // An exact host before a wildcard.
-        client_auth.sort_by_key(|rule| rule.rank());
+        client_auth.sort_by_key(|settings| settings.host.rank());
+        let rules = client_auth.iter().map(|it| ClientAuthRule::read(it, &mut bytes));
+        let client_auth = rules.map(|rule| rule.map(Arc::new)).collect::<Result<_, _>>()?;
         Ok(ServedCertificates {
             files: files.to_vec(),
             client_auth,
-            client_auth_files: client_auth_files.to_vec(),
             by_name,
             default,
             bytes,

@@ -294,6 +294,45 @@ async fn demo_instructions_work_and_no_file_is_left() {
     assert_eq!(demo.remaining_files(), Vec::<String>::new());
 }
 
+#[tokio::test]
+async fn demo_shows_a_login_at_an_identity_provider() {
+    let demo = Demo::start();
+    let mut browser = demo.browser();
+    let login = browser.navigate("/").await.header("location").to_owned();
+    assert!(browser.navigate(&login).await.text().contains("the demo provider"));
+    let redirect = browser.navigate("/.doorward/oidc/demo/login").await;
+    let url = redirect.header("location").to_owned();
+    let users = get(&url).await;
+    assert!(users.contains("asks for no") && users.contains("login=carol"), "{users}");
+    let chosen = get(&format!("{url}&login=carol")).await;
+    let callback = chosen.lines().find_map(|line| line.strip_prefix("location: "));
+    let callback = callback.unwrap_or_else(|| panic!("{chosen}"));
+    let target = callback.strip_prefix("https://localhost").expect("our callback");
+    let done = browser.navigate(target).await;
+    assert_eq!(done.status, StatusCode::SEE_OTHER, "{}", done.text());
+    let page = browser.navigate("/").await.text();
+    assert!(page.contains("carol@example.com"), "{page}");
+    assert_eq!(
+        browser.navigate("/clock").await.status,
+        StatusCode::OK,
+        "carol is in the group staff"
+    );
+    let foreign = url.replace("localhost", "evil.test");
+    assert!(get(&format!("{foreign}&login=carol")).await.starts_with("HTTP/1.1 400"));
+}
+
+/// Returns the response to a GET of an http URL on a loopback port.
+async fn get(url: &str) -> String {
+    let rest = url.strip_prefix("http://").expect("an http URL");
+    let (address, path) = rest.split_once('/').expect("a path");
+    let mut stream = tokio::net::TcpStream::connect(address).await.expect("a connection");
+    let request = format!("GET /{path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.expect("a response");
+    text
+}
+
 /// Returns the first message of the clock WebSocket.
 async fn first_tick(browser: &Browser) -> String {
     let mut socket = browser.connect().await;

@@ -1,11 +1,10 @@
-//! Two demo apps without authentication. One shows the request headers, the other sends the time over a
+//! The threads of the demo: an identity provider, and two apps without authentication. One shows the request headers, the other sends the time over a
 //! WebSocket. Both listen on loopback ports.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::SinkExt;
 use http::header::{self, HeaderValue};
 use http::{Request, Response, StatusCode};
@@ -19,23 +18,35 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::{Message, protocol::Role};
 
-/// Listen addresses of the apps.
+use super::provider::DemoProvider;
+use super::responses::{AppResponse, page};
+
+/// Listen addresses of the apps and of the identity provider.
 pub(super) struct Apps {
     pub(super) headers: SocketAddr,
     pub(super) clock: SocketAddr,
+    pub(super) provider: SocketAddr,
 }
 
-type AppResponse = Response<Full<Bytes>>;
-
-/// Starts both apps on one thread that ends with the process.
-pub(super) fn start() -> std::io::Result<Apps> {
+/// Starts them on one thread that ends with the process.
+pub(super) fn start() -> anyhow::Result<Apps> {
     let headers = std::net::TcpListener::bind("127.0.0.1:0")?;
     let clock = std::net::TcpListener::bind("127.0.0.1:0")?;
-    let apps = Apps { headers: headers.local_addr()?, clock: clock.local_addr()? };
+    let login = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let apps = Apps {
+        headers: headers.local_addr()?,
+        clock: clock.local_addr()?,
+        provider: login.local_addr()?,
+    };
+    let provider = DemoProvider::new(format!("http://{}", apps.provider))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("demo apps".to_owned()).spawn(move || {
         runtime.block_on(async {
-            tokio::join!(serve(headers, show_headers), serve(clock, clock_page));
+            tokio::join!(
+                serve(headers, show_headers),
+                serve(clock, clock_page),
+                provider.serve(login)
+            );
         });
     })?;
     Ok(apps)
@@ -104,13 +115,6 @@ async fn tick(request: Request<Incoming>, user: String) {
             return;
         }
     }
-}
-
-fn page(html: String) -> AppResponse {
-    let mut response = Response::new(Full::from(html));
-    let kind = HeaderValue::from_static("text/html; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, kind);
-    response
 }
 
 fn escape(text: &str) -> String {

@@ -1,6 +1,9 @@
-//! `doorward demo`: a complete gateway with two apps, short timeouts and loopback listeners.
+//! `doorward demo`: a complete gateway with two apps and an identity provider, short timeouts and loopback
+//! listeners.
 
 mod apps;
+mod provider;
+mod responses;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -133,6 +136,13 @@ host = "localhost"
 path = "/clock"
 upstream = "http://{clock}"
 access = {{ groups = ["staff"] }}
+
+[login.oidc.demo]
+issuer = "http://{provider}"
+client_id = "{client}"
+client_auth = "none"
+label = "the demo provider"
+trust_user_names = true
 "#,
         state = directory.display(),
         cert = at("doorward.pem"),
@@ -142,6 +152,8 @@ access = {{ groups = ["staff"] }}
         grace = GRACE.as_secs(),
         headers = apps.headers,
         clock = apps.clock,
+        provider = apps.provider,
+        client = provider::CLIENT_ID,
     )
 }
 
@@ -161,7 +173,8 @@ fn welcome(port: u16, users: &[(String, String)], directory: &Path) {
   3  Open https://localhost:{port}/clock: a WebSocket. Bob has no access and gets an error page.
   4  Open https://localhost:{port}/.doorward/sessions, log in with a second browser, and end one session from the other.
   5  Wait {idle} s: the session ends by the idle timeout.
-  6  Steal the session: copy the cookie __Host-doorward from the browser's developer tools, reload twice
+  6  Log in with the demo provider, an OpenID Connect provider without passwords on this computer.
+  7  Steal the session: copy the cookie __Host-doorward from the browser's developer tools, reload twice
      {rotate} s apart, wait {grace} s, and replay the old token:
        curl -k https://localhost:{port}/ -H 'Cookie: __Host-doorward=OLD'
      The log shows session.theft, and the session has ended for both.
