@@ -13,7 +13,7 @@
 //! | 8 | [`sessions`] | session service: create, list, rotate, restrict, end |
 //! | 7 | [`connections`], [`audit`], [`notify`] | tracked connections, which end with their session; audit log; notifications |
 //! | 6 | [`store`], [`upstream`], [`tls`], [`identity`], [`telemetry`] | adapters |
-//! | 5 | [`redis`], [`oidc`] | Redis client: topology, connections, reply limits, circuit breaker; OpenID Connect providers |
+//! | 5 | [`redis`], [`oidc`], [`ldap`] | Redis client: topology, connections, reply limits, circuit breaker; OpenID Connect providers; LDAP directories |
 //! | 4 | [`config`], [`http_client`] | configuration file to checked values; client for occasional requests |
 //! | 3 | [`route`], [`risk`] | pure: route table and access rules; risk signals and scores |
 //! | 2 | [`message`] | pure: request heads, hop-by-hop headers, identity headers, cookies, targets |
@@ -57,6 +57,7 @@ pub mod connections;
 pub mod explain;
 pub mod http_client;
 pub mod identity;
+pub mod ldap;
 pub mod message;
 pub mod notify;
 pub mod oidc;

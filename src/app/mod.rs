@@ -12,6 +12,7 @@ mod components;
 mod gateway;
 mod geoip_files;
 mod keys;
+mod ldap;
 mod maintenance;
 mod memory;
 pub mod notify;

@@ -1,4 +1,5 @@
-//! OpenID Connect providers: built from `[login.oidc.NAME]`, and kept over a reload that does not change them.
+//! External providers: built from `[login.oidc.NAME]` and `[login.ldap.NAME]`. OpenID Connect providers are kept over
+//! a reload that does not change them.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use crate::oidc::{
 use crate::secret::sha256;
 use crate::tls;
 
+use super::ldap;
 use super::secrets;
 use super::start_error::StartError;
 
@@ -49,7 +51,11 @@ impl BuiltProviders {
             built.0.push(LoginProvider { settings, client, kept_claims });
             built.1.push(digest);
         }
-        Ok(BuiltProviders { providers: Arc::new(LoginProviders::new(built.0)), secrets: built.1 })
+        let ldap = ldap::directories(&config.login.ldap, clock)?;
+        Ok(BuiltProviders {
+            providers: Arc::new(LoginProviders::new(built.0, ldap)),
+            secrets: built.1,
+        })
     }
 
     /// Returns the client of an unchanged provider, which has its metadata and keys already.

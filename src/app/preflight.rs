@@ -186,6 +186,7 @@ fn secret_files(config: &Config) -> Vec<PathBuf> {
     files.sort();
     files.dedup();
     files.extend(config.login.oidc.iter().flat_map(|provider| provider.secret_files().cloned()));
+    files.extend(config.login.ldap.iter().filter_map(|it| it.bind_password_file.clone()));
     match &config.store.location {
         StoreLocation::Memory => {}
         StoreLocation::Embedded(directory) => files.push(Store::embedded_file(directory)),

@@ -19,6 +19,8 @@ pub enum StartError {
     Login(String),
     #[error("[login.oidc.{provider}] {problem}")]
     Oidc { provider: String, problem: String },
+    #[error("[login.ldap.{directory}] {problem}")]
+    Ldap { directory: String, problem: String },
     #[error(transparent)]
     Store(#[from] crate::store::StoreOpenError),
     #[error(transparent)]

@@ -36,7 +36,7 @@ impl CrossChecks<'_> {
             self.diagnostics.error(
                 &protected.access,
                 "this route requires a session, but no login method is configured",
-                "write [login.password] and add users with `doorward user add`, or write [login.oidc.NAME]",
+                "write [login.password] and add users with `doorward user add`, or write [login.oidc.NAME] or [login.ldap.NAME]",
             );
         }
     }
@@ -54,7 +54,7 @@ impl CrossChecks<'_> {
                 self.diagnostics.error(
                     &section.access,
                     format!("`logins` contains {name}, which is not a login method"),
-                    "write \"password\", or the NAME of a [login.oidc.NAME]",
+                    "write \"password\", or the NAME of a [login.oidc.NAME] or [login.ldap.NAME]",
                 );
             }
         }

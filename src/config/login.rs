@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
+use super::diagnostics::Diagnostics;
 use super::diagnostics::KeyDefault::Value;
 use super::duration;
-use super::oidc::{self, OidcSection};
-use super::reader::{Reader, non_empty};
+use super::ldap::{self, LdapSection};
+use super::oidc::{self, OidcSection, UserNames};
+use super::reader::{Field, Reader, non_empty};
 use super::unknown::unknown_value;
 use crate::rate_limit::{LoginLimits, Rate};
 use crate::session::{PASSWORD_METHOD, SecondFactorMode, SecondFactorPolicy};
@@ -14,6 +16,7 @@ use crate::session::{PASSWORD_METHOD, SecondFactorMode, SecondFactorPolicy};
 pub struct Login {
     pub password: Option<PasswordOptions>,
     pub oidc: Vec<OidcSection>,
+    pub ldap: Vec<LdapSection>,
     pub limits: LoginLimits,
     pub second_factor: SecondFactorPolicy,
 }
@@ -23,11 +26,12 @@ impl Login {
     pub fn has_method(&self, name: &str) -> bool {
         (name == PASSWORD_METHOD && self.password.is_some())
             || self.oidc.iter().any(|provider| provider.name == name)
+            || self.ldap.iter().any(|directory| directory.name == name)
     }
 
     /// Whether a login method is configured.
     pub fn is_any(&self) -> bool {
-        self.password.is_some() || !self.oidc.is_empty()
+        self.password.is_some() || !self.oidc.is_empty() || !self.ldap.is_empty()
     }
 }
 
@@ -52,13 +56,15 @@ pub(super) fn login(mut section: Reader<'_>) -> Option<Login> {
         None => None,
     };
     let oidc = oidc::providers(&mut section)?;
-    oidc::check_user_names(section.diagnostics, &oidc, password.is_some());
+    let ldap = ldap::directories(&mut section)?;
+    check_names(section.diagnostics, &oidc, &ldap, password.is_some());
     let oidc: Vec<OidcSection> = oidc.into_iter().map(|provider| provider.value).collect();
+    let ldap = ldap.into_iter().map(|directory| directory.value).collect();
     // A provider verifies the second factors of its users itself.
     let exempt = oidc.iter().map(|provider| provider.name.clone()).collect();
     let second_factor = SecondFactorPolicy { exempt, ..second_factor? };
     let limits = LoginLimits { pair: pair?, account: account?, network: network? };
-    Some(Login { password, oidc, limits, second_factor })
+    Some(Login { password, oidc, ldap, limits, second_factor })
 }
 
 fn second_factor(section: &mut Reader<'_>) -> Option<SecondFactorPolicy> {
@@ -80,6 +86,26 @@ fn second_factor(section: &mut Reader<'_>) -> Option<SecondFactorPolicy> {
     }
     let groups = groups.value.into_iter().map(|group| group.value).collect();
     Some(SecondFactorPolicy { mode: mode.value, groups, exempt: Vec::new() })
+}
+
+/// Rejects login methods that could mix up their users, or that have one name.
+fn check_names(
+    diagnostics: &Diagnostics<'_>,
+    oidc: &[Field<OidcSection>],
+    ldap: &[Field<LdapSection>],
+    has_password: bool,
+) {
+    let all: Vec<UserNames<'_>> =
+        oidc.iter().map(UserNames::from).chain(ldap.iter().map(UserNames::from)).collect();
+    oidc::check_user_names(diagnostics, &all, has_password);
+    let is_taken = |name: &str| oidc.iter().any(|provider| provider.value.name == name);
+    for directory in ldap.iter().filter(|directory| is_taken(&directory.value.name)) {
+        diagnostics.error(
+            &directory.span,
+            format!("`{}` is the name of a [login.oidc] provider too", directory.value.name),
+            "write another name",
+        );
+    }
 }
 
 fn rate(

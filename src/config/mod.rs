@@ -16,6 +16,8 @@ mod duration;
 mod file_checks;
 mod file_paths;
 mod identity;
+mod ldap;
+mod ldap_filter;
 mod limits;
 mod log;
 mod login;
@@ -65,6 +67,8 @@ pub use diagnostic::{ConfigError, Diagnostic, RenderStyle, Warning};
 pub use diagnostics::{Key, KeyDefault};
 pub use file_checks::check_executable;
 pub use file_paths::FilePaths;
+pub use ldap::{LdapAttributes, LdapSection, LdapUrl};
+pub use ldap_filter::FilterTemplate;
 pub use limits::{Limits, Memory};
 pub use log::{Log, LogFormat, LogLevel};
 pub use login::{Login, PasswordOptions};
@@ -169,6 +173,7 @@ pub fn known_keys(text: &str) -> Vec<Key> {
     parse(&diagnostics);
     oidc::register_keys(&diagnostics);
     client_auth::register_keys(&diagnostics);
+    ldap::register_keys(&diagnostics);
     diagnostics.keys()
 }
 

@@ -119,6 +119,13 @@ pub(super) fn providers(login: &mut Reader<'_>) -> Option<Vec<Field<OidcSection>
 }
 
 fn named(name: &str, section: Reader<'_>) -> Option<Field<OidcSection>> {
+    provider_name(name, &section);
+    let (span, is_set) = (section.span.clone(), true);
+    provider(name, section).map(|value| Field { value, span, is_set })
+}
+
+/// Rejects a name that does not fit into URLs and metrics.
+pub(super) fn provider_name(name: &str, section: &Reader<'_>) {
     let is_valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     let is_too_long = name.len() > MAX_NAME;
     if name.is_empty()
@@ -129,11 +136,9 @@ fn named(name: &str, section: Reader<'_>) -> Option<Field<OidcSection>> {
         section.diagnostics.error(
             &section.span,
             format!("`{name}` is not a name for a provider"),
-            "write [login.oidc.company]: lower-case letters, digits and -, at most 32, and not \"password\" or \"certificate\"",
+            "write a name such as company: lower-case letters, digits and -, at most 32, and not \"password\" or \"certificate\"",
         );
     }
-    let (span, is_set) = (section.span.clone(), true);
-    provider(name, section).map(|value| Field { value, span, is_set })
 }
 
 fn provider(name: &str, mut section: Reader<'_>) -> Option<OidcSection> {
@@ -258,27 +263,46 @@ fn allow(mut section: Reader<'_>) -> Option<OidcAllow> {
     Some(OidcAllow { groups: values(groups?), domains: values(domains?), claims: values(claims?) })
 }
 
+/// The user names of a provider.
+pub(super) struct UserNames<'a> {
+    pub span: &'a Span,
+    pub provider: &'a str,
+    pub prefix: &'a str,
+    pub is_trusted: bool,
+    /// Whether a login refuses names of the users file.
+    pub excludes_users_file: bool,
+}
+
+impl<'a> From<&'a Field<OidcSection>> for UserNames<'a> {
+    fn from(field: &'a Field<OidcSection>) -> UserNames<'a> {
+        UserNames {
+            span: &field.span,
+            provider: &field.value.name,
+            prefix: &field.value.user_prefix,
+            is_trusted: field.value.trust_user_names,
+            excludes_users_file: false,
+        }
+    }
+}
+
 /// Checks the providers against each other and the passwords. Two login methods whose names are not
 /// distinguishable could give one person the account of another in every app.
 pub(super) fn check_user_names(
     diagnostics: &Diagnostics<'_>,
-    providers: &[Field<OidcSection>],
+    providers: &[UserNames<'_>],
     has_password: bool,
 ) {
-    for (index, one) in providers.iter().enumerate() {
-        if one.value.trust_user_names {
-            continue;
-        }
+    for (index, one) in providers.iter().enumerate().filter(|(_, one)| !one.is_trusted) {
         // A trusted provider does not use the prefix of another one.
-        let is_other = |(other, field): &(usize, &Field<OidcSection>)| {
-            *other != index && !field.value.trust_user_names
+        let is_other =
+            |(other, names): &(usize, &UserNames<'_>)| *other != index && !names.is_trusted;
+        let mut others = providers.iter().enumerate().filter(is_other);
+        let overlaps = |(_, other): (usize, &UserNames<'_>)| {
+            one.prefix.starts_with(other.prefix) || other.prefix.starts_with(one.prefix)
         };
-        let others = providers.iter().enumerate().filter(is_other);
-        let mut prefixes = others.map(|(_, other)| other.value.user_prefix.as_str());
-        let own = one.value.user_prefix.as_str();
-        let overlaps = |other: &str| own.starts_with(other) || other.starts_with(own);
-        if (has_password && own.is_empty()) || prefixes.any(overlaps) {
-            report_same_names(diagnostics, &one.span, &one.value.name);
+        let is_in_users_file = has_password && !one.excludes_users_file && one.prefix.is_empty();
+        if is_in_users_file || others.any(overlaps) {
+            report_same_names(diagnostics, one.span, one.provider);
         }
     }
 }
@@ -361,7 +385,7 @@ fn provider_timeout(text: &str) -> Result<Duration, String> {
 }
 
 /// The provider receives one request per session and interval.
-fn recheck_interval(text: &str) -> Result<Duration, String> {
+pub(super) fn recheck_interval(text: &str) -> Result<Duration, String> {
     let time = duration::parse_positive(text).map_err(|error| error.to_string())?;
     match time >= Duration::from_secs(60) {
         true => Ok(time),
@@ -369,6 +393,6 @@ fn recheck_interval(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn values<T>(list: Field<Vec<Field<T>>>) -> Vec<T> {
+pub(super) fn values<T>(list: Field<Vec<Field<T>>>) -> Vec<T> {
     list.value.into_iter().map(|item| item.value).collect()
 }

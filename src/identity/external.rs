@@ -30,30 +30,6 @@ impl fmt::Debug for LoginProvider {
     }
 }
 
-/// The providers of one configuration, in the order of the file.
-#[derive(Clone, Debug, Default)]
-pub struct LoginProviders(Vec<LoginProvider>);
-
-impl LoginProviders {
-    pub fn new(providers: Vec<LoginProvider>) -> LoginProviders {
-        LoginProviders(providers)
-    }
-
-    pub fn iter(&self) -> impl Iterator<Item = &LoginProvider> {
-        self.0.iter()
-    }
-
-    /// Returns whether a provider has this name.
-    pub fn contains(&self, name: &str) -> bool {
-        self.find(name).is_some()
-    }
-
-    /// Returns the provider with this name.
-    pub fn find(&self, name: &str) -> Option<&LoginProvider> {
-        self.0.iter().find(|provider| provider.settings.name == name)
-    }
-}
-
 impl LoginProvider {
     /// Returns the login for which a session can be created.
     ///
@@ -108,7 +84,11 @@ impl LoginProvider {
 ///
 /// # Errors
 /// The user name is too long with its prefix; the text is for the log.
-fn identity(prefix: &str, profile: Profile, login: ExternalLogin) -> Result<Identity, String> {
+pub(super) fn identity(
+    prefix: &str,
+    profile: Profile,
+    login: ExternalLogin,
+) -> Result<Identity, String> {
     let user = format!("{prefix}{}", profile.user);
     check_user_name(&user).map_err(|error| format!("the user name `{user}`: {error}"))?;
     Ok(Identity {

@@ -1,5 +1,5 @@
-//! Login methods whose accounts this gateway checks at every request. Another one (LDAP, passkeys) is a variant
-//! of [`LoginMethod`] and a file. Accounts of OpenID Connect providers are checked at the provider.
+//! Login methods whose accounts this gateway checks at every request. Another one (passkeys) is a variant
+//! of [`LoginMethod`] and a file. Accounts of external providers are checked at the provider.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,11 +1,14 @@
-//! Login methods: passwords of a users file, with rate limits, and OpenID Connect providers.
+//! Login methods: passwords of a users file, with rate limits, LDAP directories and OpenID Connect providers.
 //!
 //! | module | contents |
 //! | --- | --- |
 //! | [`login_method`] | [`LoginMethod`]: the configured login methods; [`VerifiedLogin`]: their result |
 //! | [`password`] | [`PasswordLogin`]: one login attempt |
+//! | `login_providers` | [`LoginProviders`]: the external providers of one configuration |
 //! | [`external`] | [`LoginProvider`]: an OpenID Connect provider, and the identity of its users |
 //! | `kept_claims` | the claims of a provider that templates of routes contain |
+//! | [`ldap`] | [`LdapLogins`]: one login attempt at the LDAP directories |
+//! | [`confirmation`] | [`Confirmer`]: confirms accounts of external providers |
 //! | `hash_queue` | the fair queue for password hashing |
 //! | [`password_policy`] | rules for new passwords |
 //! | [`directory`] | [`Directory`]: the accounts in the current users file |
@@ -25,13 +28,16 @@
 //! - No password and no stored hash appears in a log or in `Debug` output.
 
 pub mod account;
+pub mod confirmation;
 pub mod credential;
 pub mod directory;
 pub mod external;
 mod hash_queue;
 pub mod htpasswd;
 mod kept_claims;
+pub mod ldap;
 pub mod login_method;
+mod login_providers;
 pub mod password;
 pub mod password_policy;
 pub mod private_file;
@@ -39,10 +45,13 @@ pub mod users_file;
 pub mod users_file_editor;
 
 pub use account::Account;
+pub use confirmation::{ConfirmFailure, Confirmation, Confirmer};
 pub use credential::{Cost, Credential};
 pub use directory::{AccountChange, ChangeKind, Directory};
-pub use external::{LoginProvider, LoginProviders, hash_session, session_name};
+pub use external::{LoginProvider, hash_session, session_name};
 pub use hash_queue::QueuePlace;
+pub use ldap::{LdapAttempt, LdapLogins, LdapOutcome};
 pub use login_method::{ExternalFacts, LoginMethod, LoginMethods, VerifiedLogin};
+pub use login_providers::LoginProviders;
 pub use password::{LoginOutcome, PasswordLogin, PasswordSettings};
 pub use users_file::UsersError;

@@ -238,7 +238,10 @@ impl Portal {
     /// Whether the login page has the form for name and password.
     pub(super) fn offers_password(&self, head: &InboundHead, state: &LoginState) -> bool {
         let rule = self.requirement(head, state).rule;
-        self.login.is_some() && rule.acr.is_empty() && is_accepted(&rule, PASSWORD_METHOD)
+        let directories = self.providers().ldap.iter();
+        let methods = directories.map(|directory| directory.settings().name.as_str());
+        let mut methods = methods.chain(self.login.as_ref().map(|_| PASSWORD_METHOD));
+        rule.acr.is_empty() && methods.any(|method| is_accepted(&rule, method))
     }
 
     /// Returns the provider to which the login page redirects: the only login method, if the user needs

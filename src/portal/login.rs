@@ -1,15 +1,12 @@
 //! Login and logout.
 
-use std::net::IpAddr;
-
 use data_encoding::BASE64URL_NOPAD;
 use http::StatusCode;
 use http::header;
 use serde_json::json;
-use zeroize::Zeroizing;
 
 use crate::auth::{AuthenticatedSession, DenyReason};
-use crate::identity::{LoginOutcome, PasswordLogin, VerifiedLogin};
+use crate::identity::VerifiedLogin;
 use crate::message::{CookieLookup, InboundHead, Intent, cookies, intent, response_headers};
 use crate::secret::{random_bytes, sha256};
 use crate::session::{EndReason, SessionKey, Token};
@@ -17,9 +14,10 @@ use crate::sessions::{EndCause, RecoverableSession, SessionInfo};
 use crate::telemetry::SessionEvent;
 use crate::telemetry::events::EventContext;
 
+use super::form_login::LoginDenial;
 use super::forms::{self, CSRF, FormFields, LoginState, RETURN_URL};
 use super::pages::{self, ConfirmLogoutPage, LoggedOutPage, LoginNotice, LoginPage};
-use super::responses::{Page, html_page, json_page, see_other, whole_seconds, with_retry_after};
+use super::responses::{Page, html_page, json_page, see_other, with_retry_after};
 use super::{Portal, Problem};
 
 /// Purpose of the login form's CSRF token.
@@ -142,51 +140,26 @@ impl Portal {
             };
             return self.show_login_error(head, &fields, StatusCode::BAD_REQUEST, notice);
         }
-        let Some(login) = &self.login else {
+        if !self.has_form_login() {
             return self.problem(&head.requester, Problem::NoRoute);
-        };
+        }
         let password = fields.one("password").cloned().unwrap_or_default();
-        let name = fields.text("username");
-        match self.verify_password(login, name, password, head.client).await {
-            LoginOutcome::Accept(account) => {
-                self.after_password(head, fields.text(RETURN_URL), account.as_ref().into()).await
-            }
-            LoginOutcome::Refuse => {
-                self.login_event(SessionEvent::LoginFailed, head, &fields);
-                let (status, notice) = (StatusCode::UNAUTHORIZED, LoginNotice::WrongPassword);
-                self.show_login_error(head, &fields, status, notice)
-            }
-            LoginOutcome::Throttle { retry_after } => {
-                self.login_event(SessionEvent::LoginThrottled, head, &fields);
-                let seconds = whole_seconds(retry_after);
-                let (status, notice) =
-                    (StatusCode::TOO_MANY_REQUESTS, LoginNotice::Throttled { seconds });
-                with_retry_after(self.show_login_error(head, &fields, status, notice), retry_after)
-            }
-            LoginOutcome::Busy { retry_after } => {
-                let (status, notice) = (StatusCode::SERVICE_UNAVAILABLE, LoginNotice::Busy);
-                let page = self.show_login_error(head, &fields, status, notice);
-                with_retry_after(page, retry_after)
-            }
+        match self.verify_form(head, fields.text("username"), password).await {
+            Ok(login) => self.after_password(head, fields.text(RETURN_URL), login).await,
+            Err(denial) => self.deny_login(head, &fields, denial),
         }
     }
 
-    /// Verifies a password within the limits on failed logins.
-    pub(super) async fn verify_password(
-        &self,
-        login: &PasswordLogin,
-        name: &str,
-        password: Zeroizing<String>,
-        client: IpAddr,
-    ) -> LoginOutcome {
-        let throttle = &self.auth.sessions().throttle;
-        let attempt = throttle.attempt(name, client).await;
-        let charge = throttle.charge(&attempt);
-        let outcome = login.verify(name, password, attempt.queue_place(), charge).await;
-        if let LoginOutcome::Accept(_) = outcome {
-            throttle.record_success(&attempt).await;
+    fn deny_login(&self, head: &InboundHead, fields: &FormFields, denial: LoginDenial) -> Page {
+        if let Some(event) = denial.event() {
+            self.login_event(event, head, fields);
         }
-        outcome
+        let (status, notice, retry_after) = denial.response();
+        let page = self.show_login_error(head, fields, status, notice);
+        match retry_after {
+            Some(wait) => with_retry_after(page, wait),
+            None => page,
+        }
     }
 
     /// Creates the session and redirects to the return URL of the sealed state.

@@ -40,6 +40,8 @@ struct FirstStep {
     /// The fields of the identity's provider.
     provider: Vec<Extension>,
     credential_digest: [u8; 8],
+    /// What the next confirmation of an external account needs.
+    refresh_token: Option<String>,
 }
 
 /// Why a code was not accepted.
@@ -192,6 +194,7 @@ impl FirstStep {
             identity: Identity::clone(&login.identity),
             provider: login.identity.provider.extensions(),
             credential_digest: login.credential_digest,
+            refresh_token: login.external.as_ref().and_then(|facts| facts.refresh_token.clone()),
         }
     }
 
@@ -212,9 +215,9 @@ impl FirstStep {
         for extension in &self.provider {
             identity.provider.apply(extension)?;
         }
-        let authenticated = self.made;
-        let facts = || Box::new(ExternalFacts { authenticated, ..ExternalFacts::default() });
-        let external = identity.provider.external().map(|_| facts());
+        let (authenticated, refresh_token) = (self.made, self.refresh_token);
+        let facts = ExternalFacts { authenticated, refresh_token, ..ExternalFacts::default() };
+        let external = identity.provider.external().map(|_| Box::new(facts));
         let (identity, credential_digest) = (Arc::new(identity), self.credential_digest);
         Some(VerifiedLogin { identity, credential_digest, second_factor: false, external })
     }

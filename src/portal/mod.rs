@@ -24,6 +24,7 @@
 mod denied;
 mod external_login;
 mod external_logout;
+mod form_login;
 mod responses;
 mod second_factors;
 // Public for the fuzz targets and their corpus tests only.

@@ -57,6 +57,11 @@ pub fn oidc_account(issuer: &str, subject: &str) -> String {
     format!("oidc:{issuer}#{subject}")
 }
 
+/// Returns the account ID of an entry in an LDAP directory. The name of a directory has no `#`.
+pub fn ldap_account(directory: &str, id: &str) -> String {
+    format!("ldap:{directory}#{id}")
+}
+
 /// Returns the subject of [`oidc_account`].
 pub fn oidc_subject(account: &str) -> &str {
     account.split_once('#').map_or("", |(_, subject)| subject)

@@ -40,8 +40,8 @@ pub use expiry::{Expiry, Remaining, SessionDeadlines, SessionFacts};
 pub use extension::Extension;
 pub use fingerprint::TlsFingerprint;
 pub use identity::{
-    CERTIFICATE_METHOD, ExternalLogin, Identity, PASSWORD_METHOD, Provider, oidc_account,
-    oidc_subject,
+    CERTIFICATE_METHOD, ExternalLogin, Identity, PASSWORD_METHOD, Provider, ldap_account,
+    oidc_account, oidc_subject,
 };
 pub use known_locations::LocationStatus;
 pub use notice::SecurityNotice;

@@ -1,4 +1,5 @@
-//! Confirms the accounts of external providers with refresh tokens, where `recheck` is configured.
+//! Confirms the accounts of external providers, where `recheck` is configured: with a refresh token, or with a
+//! search in the directory.
 //!
 //! A request starts the check that is due, and does not wait for it. After twice the interval it waits, so a
 //! session that was idle is not served with outdated rights. Of several gateways one sends the request. A
@@ -8,14 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{info, warn};
-use zeroize::Zeroizing;
 
 use crate::clock::UnixMillis;
-use crate::identity::LoginProvider;
-use crate::oidc::{RefreshFailure, RefreshRequest, RefreshedLogin};
-use crate::session::{
-    EndReason, ExternalLogin, Identity, Provider, Record, SessionKey, oidc_subject,
-};
+use crate::identity::{ConfirmFailure, Confirmation, Confirmer};
+use crate::session::{EndReason, Record, SessionKey};
 use crate::store::Unavailable;
 use crate::telemetry::events::Actor;
 
@@ -51,28 +48,26 @@ impl Sessions {
     pub async fn recheck(&self, key: &SessionKey, record: &Arc<Record>) -> bool {
         let Some(login) = record.identity.provider.external() else { return false };
         let providers = &self.settings().providers;
-        let Some(provider) = providers.find(&login.provider) else { return false };
-        let Some(interval) = provider.settings.recheck else { return false };
+        let Some(confirmer) = Confirmer::find(providers, &login.provider) else { return false };
+        let Some(interval) = confirmer.interval() else { return false };
         let (store, now) = (self.verified_store(), self.verified_store().now());
         let due = due(login.confirmed, interval, now);
         if due == Due::No || !store.shared.rechecks.begin(key, now) {
             return false;
         }
-        let (sessions, provider) = (self.clone(), provider.clone());
-        let (key, record) = (*key, Arc::clone(record));
+        let (sessions, key, record) = (self.clone(), *key, Arc::clone(record));
         // A task of its own: the client must not be able to cancel it between two tokens.
-        let task = tokio::spawn(async move { sessions.confirm(&provider, key, &record).await });
+        let task = tokio::spawn(async move { sessions.confirm(&confirmer, key, &record).await });
         due == Due::Now && task.await.is_ok()
     }
 
-    async fn confirm(&self, provider: &LoginProvider, key: SessionKey, record: &Arc<Record>) {
-        let Some(login) = record.identity.provider.external() else { return };
-        let name = &provider.settings.name;
-        let result = match self.refresh(provider, &key, login, record).await {
+    async fn confirm(&self, confirmer: &Confirmer, key: SessionKey, record: &Arc<Record>) {
+        let name = confirmer.name();
+        let result = match self.refresh(confirmer, &key, record).await {
             Ok(result) => result,
             Err(Unavailable(error)) => {
                 warn!(
-                    event = "oidc.recheck-failed",
+                    event = "provider.recheck-failed",
                     provider = name,
                     user = record.identity.user,
                     session = key.id.handle(),
@@ -88,27 +83,24 @@ impl Sessions {
     /// Returns the result as the label of the metric.
     async fn refresh(
         &self,
-        provider: &LoginProvider,
+        confirmer: &Confirmer,
         key: &SessionKey,
-        login: &ExternalLogin,
         record: &Arc<Record>,
     ) -> Result<&'static str, Unavailable> {
         // The request to the provider ends before the claim.
-        let time = provider.settings.timeout * 3 + Duration::from_secs(1);
+        let time = confirmer.time() + Duration::from_secs(1);
         let claim = self.tokens.claim(key, time, record.absolute_end).await?;
         let Some(claim) = claim else { return Ok("skipped") };
-        let request = RefreshRequest {
-            subject: oidc_subject(&login.account).to_owned(),
-            refresh_token: Zeroizing::new(claim.tokens.refresh_token.clone()),
-        };
-        match provider.client.refresh(&request).await {
-            Ok(refreshed) => self.apply(provider, key, claim, refreshed).await,
-            Err(RefreshFailure::Unavailable(error)) => {
+        let is_in_users_file = self.shared().login_methods.user(&record.identity.user).is_some();
+        let token = &claim.tokens.refresh_token;
+        match confirmer.confirm(record, token, is_in_users_file).await {
+            Ok(confirmation) => self.apply(key, claim, &confirmation).await,
+            Err(ConfirmFailure::Unavailable(error)) => {
                 self.tokens.release(&claim).await?;
-                Err(Unavailable(error.to_string()))
+                Err(Unavailable(error))
             }
-            Err(error @ (RefreshFailure::Ended | RefreshFailure::Refused(_))) => {
-                self.end_unconfirmed(provider, key, record, &error.to_string()).await?;
+            Err(ConfirmFailure::Refused { reason, error }) => {
+                self.end_unconfirmed(confirmer, key, record, (reason, &error)).await?;
                 Ok("ended")
             }
         }
@@ -116,14 +108,14 @@ impl Sessions {
 
     async fn end_unconfirmed(
         &self,
-        provider: &LoginProvider,
+        confirmer: &Confirmer,
         key: &SessionKey,
         record: &Arc<Record>,
-        error: &str,
+        (reason, error): (EndReason, &str),
     ) -> Result<(), Unavailable> {
-        let (name, session) = (&provider.settings.name, key.id.handle());
+        let (name, session) = (confirmer.name(), key.id.handle());
         info!(
-            event = "oidc.account-refused",
+            event = "provider.account-refused",
             provider = name,
             user = record.identity.user,
             session,
@@ -132,7 +124,7 @@ impl Sessions {
         );
         let last_active = record.last_active;
         let session = SessionInfo { key: *key, record: Arc::clone(record), last_active };
-        let cause = EndCause { reason: EndReason::ProviderEnded, actor: Actor::Provider };
+        let cause = EndCause { reason, actor: Actor::Provider };
         self.revoker.end_session(&session, cause).await?;
         self.personal_tokens.suspend(key.tag).await?;
         self.tokens.erase(key).await
@@ -141,46 +133,25 @@ impl Sessions {
     /// Stores the new tokens, then the new identity: a refresh token works once.
     async fn apply(
         &self,
-        provider: &LoginProvider,
         key: &SessionKey,
         claim: RefreshClaim,
-        refreshed: RefreshedLogin,
+        confirmation: &Confirmation,
     ) -> Result<&'static str, Unavailable> {
-        let id_token = refreshed.id_token.as_ref().map(|token| token.to_string());
+        let id_token = confirmation.id_token.clone();
         let id_token = id_token.unwrap_or_else(|| claim.tokens.id_token.clone());
-        let refresh_token = Some(refreshed.refresh_token.to_string());
-        self.tokens.finish(&claim, ProviderTokens::new(id_token, refresh_token)).await?;
+        let tokens = ProviderTokens::new(id_token, Some(confirmation.refresh_token.clone()));
+        self.tokens.finish(&claim, tokens).await?;
         let (store, keys) = (self.verified_store(), self.shared().keys.load_full());
         for _ in 0..MAX_ATTEMPTS {
             let Some(verified) = store.load_live(key).await? else { return Ok("skipped") };
             let mut record = Record::clone(&verified.record);
-            record.identity = confirmed(&record.identity, provider, &refreshed, store.now()).into();
+            record.identity = confirmation.applied_to(&record.identity, store.now()).into();
             if store.write_record(&keys, key, verified.revision, &record).await? {
                 self.personal_tokens.confirm(&record.identity).await?;
                 return Ok("success");
             }
         }
         Err(Unavailable("every write was overtaken by another".to_owned()))
-    }
-}
-
-/// Returns the identity with the claims of the provider. The user name stays that of the login, because apps
-/// take another name for another user.
-fn confirmed(
-    before: &Identity,
-    provider: &LoginProvider,
-    refreshed: &RefreshedLogin,
-    now: UnixMillis,
-) -> Identity {
-    let login = match &before.provider {
-        Provider::External(login) => ExternalLogin { confirmed: now, ..(**login).clone() },
-        Provider::Password => return before.clone(),
-    };
-    let kept = |login| Identity { provider: Provider::External(Box::new(login)), ..before.clone() };
-    let Some(profile) = refreshed.profile.clone() else { return kept(login) };
-    match provider.identity(profile, &refreshed.claims, login.clone()) {
-        Ok(identity) => Identity { user: before.user.clone(), ..identity },
-        Err(_) => kept(login),
     }
 }
 

@@ -40,7 +40,10 @@ pub fn start(settings: &Log) -> LogGuard {
         .finish(Printable(BufWriter::with_capacity(BUFFER, std::io::stderr())));
     let access_log = AccessLogWriter { out: writer.clone(), format: settings.format };
     let filter = EnvFilter::try_from_env("DOORWARD_LOG").unwrap_or_else(|_| {
-        EnvFilter::new(format!("warn,doorward={0},session={0}", level(settings.level)))
+        EnvFilter::new(format!(
+            "warn,ldap3_proto=off,doorward={0},session={0}",
+            level(settings.level)
+        ))
     });
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     let started = match settings.format {

@@ -15,6 +15,7 @@ mod external_tokens;
 mod framing;
 mod framing_h2;
 mod identity;
+mod ldap;
 mod limits;
 mod login;
 mod login_cookies;

@@ -586,7 +586,7 @@ async fn account_that_the_provider_refuses_loses_its_session() {
     let metrics = test.gateway.metrics().await;
     for result in ["unavailable", "ended"] {
         let line =
-            format!("doorward_oidc_rechecks_total{{provider=\"corp\",result=\"{result}\"}} 1");
+            format!("doorward_provider_rechecks_total{{provider=\"corp\",result=\"{result}\"}} 1");
         assert!(metrics.contains(&line), "{line} in {metrics}");
     }
 }

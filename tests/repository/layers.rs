@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Number of top-level modules. A new one needs a row in the table and a change here.
-const MODULES: usize = 28;
+const MODULES: usize = 29;
 
 /// Fewest references between modules; if the scanner finds fewer, it is broken.
 const REFERENCES_AT_LEAST: usize = 60;

@@ -89,6 +89,7 @@ fn exercised() -> String {
     metrics.providers.up("corp", true);
     metrics.providers.login("corp", "success");
     metrics.providers.logout("corp", "success");
+    metrics.providers.ldap_login("corp", "success");
     metrics.providers.recheck("corp", "success");
     metrics.render()
 }
@@ -130,7 +131,7 @@ fn the_page_lists_every_metric_with_type_and_labels() {
         .map(|row| (row[0].trim_matches('`').to_owned(), (row[1].clone(), names(&row[3]))))
         .collect();
     assert_eq!(documented, encoded());
-    assert_eq!(documented.len(), 44);
+    assert_eq!(documented.len(), 45);
 }
 
 /// The values in backticks after the colon in the description of a metric.

@@ -115,8 +115,8 @@ class Gateway:
 
 
 @contextlib.contextmanager
-def start_gateway(routes: list[Route], limits: str = "") -> Iterator[Gateway]:
-    """Runs doorward with these routes in a new directory. `limits` are further lines of `[limits]`."""
+def start_gateway(routes: list[Route], limits: str = "", tables: str = "") -> Iterator[Gateway]:
+    """Runs doorward with these routes in a new directory. `limits` are further lines of `[limits]`, `tables` further tables."""
     home = pathlib.Path(tempfile.mkdtemp(prefix="doorward-suite-"))
     try:
         hosts = [argument for route in routes for argument in ("--host", route.host)]
@@ -125,7 +125,7 @@ def start_gateway(routes: list[Route], limits: str = "") -> Iterator[Gateway]:
         command("user", "add", USER, *users, stdin=PASSWORD)
         config = home / "doorward.toml"
         text = CONFIG.format(home=home, limits=limits)
-        config.write_text(text + "".join(ROUTE.format(**vars(route)) for route in routes))
+        config.write_text(text + tables + "".join(ROUTE.format(**vars(route)) for route in routes))
         with Child([program(), "run", "--config", str(config)], home / "log") as child:
             child.wait_until(lambda: https_port(child.output()) is not None)
             yield Gateway(https_port(child.output()), home)

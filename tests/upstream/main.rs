@@ -1,8 +1,9 @@
 //! The gateway's HTTP clients against well-behaved, broken and hostile servers: upstreams and OpenID Connect
-//! providers.
+//! providers, and LDAP directories.
 
 mod client;
 mod endpoints;
+mod ldap;
 mod oidc;
 mod races;
 mod responses;

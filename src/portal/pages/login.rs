@@ -51,6 +51,10 @@ pub enum LoginNotice {
         seconds: u64,
     },
     Busy,
+    /// The password is right, but the account may not log in.
+    AccountRefused,
+    /// A directory does not answer.
+    Unavailable,
     Stale,
     /// The browser blocks cookies.
     NoCookies,
@@ -99,6 +103,16 @@ impl LoginNotice {
             LoginNotice::Busy => {
                 "Too many people are logging in right now. Try again in a moment.".into()
             }
+            LoginNotice::AccountRefused => {
+                "Your password is right, but your account cannot log in here. It may be disabled, need a new \
+                 password, or lack a permission. Ask the administrators."
+                    .into()
+            }
+            LoginNotice::Unavailable => {
+                "Logging in is not possible right now, because the user directory does not respond. Try \
+                 again in a minute."
+                    .into()
+            }
             LoginNotice::Stale => "This form has expired. Please try again.".into(),
             LoginNotice::NoCookies => {
                 "Your browser did not send the cookie of this form, so the login cannot work. Allow \
@@ -136,6 +150,8 @@ impl LoginNotice {
             LoginNotice::WrongPassword => "wrong-password",
             LoginNotice::Throttled { .. } => "throttled",
             LoginNotice::Busy => "busy",
+            LoginNotice::AccountRefused => "account-refused",
+            LoginNotice::Unavailable => "unavailable",
             LoginNotice::Stale => "stale-form",
             LoginNotice::NoCookies => "no-cookies",
             LoginNotice::PasswordChanged => "password-changed",
@@ -152,6 +168,8 @@ impl LoginNotice {
             | LoginNotice::WrongPassword
             | LoginNotice::Throttled { .. }
             | LoginNotice::Busy
+            | LoginNotice::AccountRefused
+            | LoginNotice::Unavailable
             | LoginNotice::SeveralCookies
             | LoginNotice::ForeignCookie
             | LoginNotice::NoCookies

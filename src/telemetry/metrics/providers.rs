@@ -13,6 +13,7 @@ pub struct ProviderMetrics {
     up: Family<ProviderLabels, Gauge>,
     logins: Family<ProviderResultLabels, Counter>,
     logouts: Family<ProviderResultLabels, Counter>,
+    ldap_logins: Family<ProviderResultLabels, Counter>,
     rechecks: Family<ProviderResultLabels, Counter>,
 }
 
@@ -33,7 +34,8 @@ impl ProviderMetrics {
             up: register(r, "oidc_up", "1 while the OpenID Connect provider responds"),
             logins: register(r, "oidc_logins", "Logins at OpenID Connect providers, by result"),
             logouts: register(r, "oidc_backchannel_logouts", "Logout requests of providers"),
-            rechecks: register(r, "oidc_rechecks", "Checks of accounts at their provider"),
+            ldap_logins: register(r, "ldap_logins", "Logins at LDAP directories, by result"),
+            rechecks: register(r, "provider_rechecks", "Checks of accounts at their provider"),
         }
     }
 
@@ -46,6 +48,11 @@ impl ProviderMetrics {
     /// Counts a login by its result.
     pub fn login(&self, provider: &str, result: &'static str) {
         count(&self.logins, provider, result);
+    }
+
+    /// Counts a login at an LDAP directory by its result.
+    pub fn ldap_login(&self, directory: &str, result: &'static str) {
+        count(&self.ldap_logins, directory, result);
     }
 
     /// Counts a back-channel logout request by its result.

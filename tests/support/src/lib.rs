@@ -5,6 +5,7 @@ pub mod fault_proxy;
 pub mod gateway;
 pub mod identity_provider;
 pub mod jwt_signer;
+pub mod ldap_server;
 pub mod oidc_server;
 pub mod redis_fleet;
 pub mod redis_server;
