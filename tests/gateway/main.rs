@@ -52,4 +52,5 @@ mod upstream_heads;
 mod upstream_identity;
 mod upstream_tls;
 mod user_history;
+mod waiting_decisions;
 mod websocket;
