@@ -67,7 +67,7 @@ impl Permit {
     }
 
     /// Returns the identity for the upstream; `None` on public routes.
-    pub fn identity(&self) -> Option<&Identity> {
+    pub fn identity(&self) -> Option<&Arc<Identity>> {
         match &self.principal {
             Principal::Anonymous => None,
             Principal::User { identity, .. } | Principal::Program { identity, .. } => {

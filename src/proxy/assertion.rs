@@ -82,7 +82,7 @@ impl Assertions {
             return Some(cached.value.clone());
         }
         let value = sign(identity, route, keys, now)?;
-        let (route, identity) = (Arc::clone(route), identity.clone());
+        let (route, identity) = (Arc::clone(route), Identity::clone(identity));
         cache.insert(key, CachedAssertion { route, identity, signed: now, value: value.clone() });
         Some(value)
     }

@@ -12,6 +12,7 @@ use crate::upstream::PinnedConnections;
 
 use super::body_bytes::BodyBytes;
 use super::forwarded_headers::ForwardedHeaders;
+use super::rendered_identity::IdentityCache;
 
 /// Facts about one client connection. The server reads them to choose connections for eviction.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub struct ConnectionInfo {
     body_bytes: Arc<BodyBytes>,
     /// Forwarded headers of the last request, for reuse.
     forwarded_headers: Mutex<Option<Arc<ForwardedHeaders>>>,
+    /// Identity headers of the last permit, for reuse.
+    pub(super) identity: IdentityCache,
     /// Upstream connections that are authenticated for this client; they close with it.
     pub(super) pinned: PinnedConnections,
 }
@@ -51,6 +54,7 @@ impl ConnectionInfo {
             has_request: AtomicBool::new(false),
             body_bytes: Arc::default(),
             forwarded_headers: Mutex::new(None),
+            identity: IdentityCache::default(),
             pinned: PinnedConnections::default(),
         }
     }

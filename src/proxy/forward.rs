@@ -91,7 +91,8 @@ impl Forwarder {
         self.dropped_headers.report(permit.route(), head.dropped());
         let websocket = head.is_websocket();
         let forwarded_headers = incoming.connection.forwarded_headers(&head);
-        let mut head = UpstreamHead::with_forwarded(&forwarded_headers, head, permit);
+        let identity = &incoming.connection.identity;
+        let mut head = UpstreamHead::with_rendered(&forwarded_headers, identity, head, permit);
         if permit.route().assertion {
             self.add_assertion(&mut head, permit);
         }

@@ -1,5 +1,5 @@
 //! `Host`, `Forwarded` and `X-Forwarded-*` of upstream requests. They are equal for all requests of one
-//! client to one host on a connection, so they are rendered once. Identity headers are rendered per request.
+//! client to one host on a connection, so they are rendered once.
 
 use std::net::IpAddr;
 

@@ -34,6 +34,7 @@ pub mod frames;
 mod overload;
 mod progress_timeout;
 mod refused_head;
+mod rendered_identity;
 mod respond;
 mod session_control;
 mod shared_endpoints;

@@ -44,6 +44,7 @@ use crate::upstream::UpstreamRequest;
 
 use super::assertion::ASSERTION;
 use super::forwarded_headers::ForwardedHeaders;
+use super::rendered_identity::IdentityCache;
 use super::upstream_origin;
 
 const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
@@ -63,12 +64,13 @@ impl UpstreamHead {
     /// Adds forwarded headers and identity headers.
     pub fn new(head: SanitizedHead, permit: &Permit) -> UpstreamHead {
         let forwarded_headers = ForwardedHeaders::new(head.client(), head.host().clone());
-        UpstreamHead::with_forwarded(&forwarded_headers, head, permit)
+        UpstreamHead::with_rendered(&forwarded_headers, &IdentityCache::default(), head, permit)
     }
 
-    /// As [`UpstreamHead::new`], with forwarded headers that are already rendered.
-    pub(super) fn with_forwarded(
+    /// As [`UpstreamHead::new`], with headers that may already be rendered.
+    pub(super) fn with_rendered(
         forwarded_headers: &ForwardedHeaders,
+        identity: &IdentityCache,
         head: SanitizedHead,
         permit: &Permit,
     ) -> UpstreamHead {
@@ -93,9 +95,9 @@ impl UpstreamHead {
         if trailers {
             headers.set(header::TE, HeaderValue::from_static("trailers"));
         }
-        if let Some(identity) = permit.identity() {
-            for (name, value) in route.identity.values(identity) {
-                headers.set(name.clone(), value);
+        if let Some(identity) = identity.headers_of(permit) {
+            for (name, value) in identity.headers() {
+                headers.set(name.clone(), value.clone());
             }
         }
         for (name, value) in &route.headers.set {

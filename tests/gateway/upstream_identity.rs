@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use data_encoding::{BASE64, BASE64URL_NOPAD};
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use doorward::admin::ReloadMode;
-use test_support::browser::Browser;
+use test_support::browser::{Browser, SESSION};
 use test_support::gateway::{Gateway, Setup, manual_clock};
 use test_support::upstream::Upstream;
 
@@ -162,4 +163,42 @@ async fn no_client_sends_an_assertion() {
             assert_eq!(upstream.last_values(ASSERTION).len(), expected, "{path}");
         }
     }
+}
+
+/// Sends a request on an open connection and reads the response of the upstream.
+async fn exchange(client: &mut (impl AsyncRead + AsyncWrite + Unpin), path: &str, token: &str) {
+    let head =
+        format!("GET {path} HTTP/1.1\r\nhost: app.test\r\ncookie: {SESSION}={token}\r\n\r\n");
+    client.write_all(head.as_bytes()).await.expect("sent");
+    let mut response = Vec::new();
+    while !response.ends_with(b"hello") {
+        response.push(client.read_u8().await.expect("a response"));
+    }
+}
+
+/// A connection keeps the identity headers of its last request. A proxy sends requests of several users on one.
+#[tokio::test]
+async fn each_request_of_a_connection_has_its_own_identity() {
+    let keys = "access = \"session\"\nidentity = { \"X-Name\" = \"on root: {user}\" }";
+    let (upstream, gateway, alice) = started(keys).await;
+    let mut bob = Browser::new(&gateway);
+    bob.log_in("bob").await;
+    let mut client = alice.connect().await;
+    let users = [("alice", alice.token()), ("bob", bob.token())];
+    let steps = [(0, "/"), (0, "/"), (1, "/"), (0, "/plain"), (1, "/public"), (1, "/"), (0, "/")];
+    for (user, path) in steps {
+        let (name, token) = &users[user];
+        exchange(&mut client, path, token).await;
+        let (on_root, standard) = match path {
+            "/" => (vec![format!("on root: {name}")], vec![]),
+            "/plain" => (vec![], vec![(*name).to_owned()]),
+            _ => (vec![], vec![]),
+        };
+        assert_eq!(upstream.last_values("x-name"), on_root, "{name} {path}");
+        assert_eq!(upstream.last_values("x-forwarded-user"), standard, "{name} {path}");
+    }
+    gateway.set_config_text(&gateway.config_text().replace("on root", "reloaded"));
+    gateway.reload(ReloadMode::Apply);
+    exchange(&mut client, "/", &users[0].1).await;
+    assert_eq!(upstream.last_values("x-name"), ["reloaded: alice"]);
 }
