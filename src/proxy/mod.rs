@@ -123,7 +123,10 @@ impl Proxy {
             }
             None => self.process(request, upgrade, context, connection, &mut record.entry).await,
         };
-        let response = self.responder.respond(pending, &record.entry).await;
+        let response = match pending.token {
+            None => self.responder.finish(pending, &record.entry),
+            Some(_) => Box::pin(self.responder.respond(pending, &record.entry)).await,
+        };
         record.respond(response.status());
         let response =
             if is_h2_head { local_response::without_content(response) } else { response };

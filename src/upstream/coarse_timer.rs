@@ -47,7 +47,10 @@ impl CoarseTimer {
         if limit < MIN_COARSE {
             return Box::pin(timeout(limit, future)).await.ok();
         }
-        self.timeout_at(Instant::now() + limit, future).await
+        match Instant::now().checked_add(limit) {
+            Some(due) => self.timeout_at(due, future).await,
+            None => Some(future.await),
+        }
     }
 
     /// Waits for `future`. Returns `None` at most [`TICK`] after `due`.
