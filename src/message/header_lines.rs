@@ -6,13 +6,24 @@
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 /// Headers in the order in which they are sent.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HeaderLines(Vec<(HeaderName, HeaderValue)>);
+#[derive(Clone, Debug, Default)]
+pub struct HeaderLines {
+    lines: Vec<(HeaderName, HeaderValue)>,
+    /// A bit for each name that was added. Most searches are for an absent name.
+    added: u64,
+}
+
+/// Returns the bit of a name, by its length and first letter.
+fn bit_of(name: &HeaderName) -> u64 {
+    let name = name.as_str().as_bytes();
+    let first = name.first().copied().map_or(0, usize::from);
+    1 << ((5 * name.len() + first) % 64)
+}
 
 impl HeaderLines {
     /// Creates an empty list with room for `lines`.
     pub fn with_capacity(lines: usize) -> HeaderLines {
-        HeaderLines(Vec::with_capacity(lines))
+        HeaderLines { lines: Vec::with_capacity(lines), added: 0 }
     }
 
     /// Returns the first value of a header.
@@ -27,32 +38,33 @@ impl HeaderLines {
 
     /// Whether the header is present.
     pub fn contains(&self, name: &HeaderName) -> bool {
-        self.iter().any(|(other, _)| other == name)
+        self.added & bit_of(name) != 0 && self.iter().any(|(other, _)| other == name)
     }
 
     /// Returns names and values in their order.
     pub fn iter(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
-        self.0.iter().map(|(name, value)| (name, value))
+        self.lines.iter().map(|(name, value)| (name, value))
     }
 
     /// Returns all values for changes in place.
     pub fn values_mut(&mut self) -> impl Iterator<Item = &mut HeaderValue> {
-        self.0.iter_mut().map(|(_, value)| value)
+        self.lines.iter_mut().map(|(_, value)| value)
     }
 
     /// Whether there is no header.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.lines.is_empty()
     }
 
     /// Makes room for more lines.
     pub fn reserve(&mut self, lines: usize) {
-        self.0.reserve(lines);
+        self.lines.reserve(lines);
     }
 
     /// Adds a line after those of the same name.
     pub fn append(&mut self, name: HeaderName, value: HeaderValue) {
-        self.0.push((name, value));
+        self.added |= bit_of(&name);
+        self.lines.push((name, value));
     }
 
     /// Sets a header to one value, in place of all others.
@@ -65,7 +77,7 @@ impl HeaderLines {
     pub fn remove(&mut self, name: &HeaderName) {
         // Usually it is absent. `retain` would write each line again.
         if self.contains(name) {
-            self.0.retain(|(other, _)| other != name);
+            self.lines.retain(|(other, _)| other != name);
         }
     }
 }
@@ -87,8 +99,8 @@ impl From<HeaderMap> for HeaderLines {
 
 impl From<HeaderLines> for HeaderMap {
     fn from(lines: HeaderLines) -> HeaderMap {
-        let mut headers = HeaderMap::with_capacity(lines.0.len());
-        for (name, value) in lines.0 {
+        let mut headers = HeaderMap::with_capacity(lines.lines.len());
+        for (name, value) in lines.lines {
             headers.append(name, value);
         }
         headers
