@@ -182,6 +182,25 @@ impl CrossChecks<'_> {
         }
     }
 
+    /// Warns about a mapping of paths around the access rule of another route.
+    pub(super) fn warn_mapped_paths(&self) {
+        for section in self.routes {
+            let mut others = self.routes.iter();
+            let Some(other) = others.find(|other| section.route.maps_into(&other.route)) else {
+                continue;
+            };
+            self.diagnostics.warning(
+                &section.span,
+                format!(
+                    "by its `upstream_path`, this route also reaches the paths of {} at the same upstream, \
+                     and its access rule admits more",
+                    other.route.label()
+                ),
+                "write an `upstream_path` that does not contain them, or the same access rule",
+            );
+        }
+    }
+
     pub(super) fn route_table(&self) -> Option<RouteTable> {
         let table = RouteTable::new(self.routes.iter().map(|at| at.route.clone()).collect());
         table

@@ -228,6 +228,7 @@ fn checked(mut file: Reader<'_>) -> Option<Config> {
     checks.check_domain(session.domain.as_ref());
     checks.check_passed_headers();
     checks.warn_shared_host();
+    checks.warn_mapped_paths();
     let table = checks.route_table();
     let tls = tls?;
     Some(Config {

@@ -76,8 +76,11 @@ pub(super) fn route(
         section.optional_quantity("max_connection_age", r#""4h""#, duration::parse_positive);
     let on_outage = outage::for_route(&mut section);
     let sticky = section.flag("sticky", Value("false"));
-    let options =
-        upstream::options(&mut section, upstreams.as_ref().map(|all| all.value.as_slice()));
+    let options = upstream::options(
+        &mut section,
+        path.as_ref(),
+        upstreams.as_ref().map(|all| all.value.as_slice()),
+    );
     let close_notify = section.flag("require_close_notify", Value("true"));
     let buffer = section.optional_quantity("buffer_requests", r#""1MiB""#, buffer_size);
     let own_session = section.section("session", "route.session");

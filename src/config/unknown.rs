@@ -1,7 +1,7 @@
 //! Messages about keys that are unknown, planned, moved or renamed.
 
 /// Keys of later versions. The message must not suggest a typing error.
-const PLANNED: [&str; 3] = ["session.profile", "login.ldap", "login.passkey"];
+const PLANNED: [&str; 2] = ["session.profile", "login.passkey"];
 
 /// Keys that moved to the section `[limits]`. They do not load.
 const MOVED: [(&str, &str); 5] = [

@@ -11,12 +11,16 @@ use super::diagnostics::KeyDefault::Value;
 use super::diagnostics::Span;
 use super::duration;
 use super::reader::{Field, Reader};
-use crate::message::Endpoint;
+use super::values::path_prefix;
 use crate::message::endpoint::Transport;
-use crate::route::{ClientCertificate, HealthCheck, HostHeader, UpstreamOptions, UpstreamTls};
+use crate::message::{Endpoint, PathPrefix};
+use crate::route::{
+    ClientCertificate, HealthCheck, HostHeader, PathMapping, UpstreamOptions, UpstreamTls,
+};
 
 pub(super) fn options(
     section: &mut Reader<'_>,
+    path: Option<&Field<PathPrefix>>,
     upstreams: Option<&[Field<Endpoint>]>,
 ) -> Option<UpstreamOptions> {
     let tls = tls(section, upstreams);
@@ -24,12 +28,14 @@ pub(super) fn options(
     let via = section.flag("via", Value("true"));
     let health = section.section("health", "route.health").and_then(health);
     let prefix = section.optional("forwarded_prefix", r#""/wiki""#, forwarded_prefix);
+    let path_mapping = path_mapping(section, path);
     Some(UpstreamOptions {
         tls: tls?,
         health: health?,
         host_header: host_header?.value,
         via: via?.value,
         forwarded_prefix: prefix?.map(|prefix| prefix.value),
+        path_mapping: path_mapping?,
         ..UpstreamOptions::default()
     })
 }
@@ -76,6 +82,30 @@ fn check_interval(text: &str) -> Result<Duration, String> {
     is_long_enough
         .then_some(interval)
         .ok_or_else(|| format!("`{text}` is too short; write \"1s\" or longer"))
+}
+
+fn path_mapping(
+    section: &mut Reader<'_>,
+    path: Option<&Field<PathPrefix>>,
+) -> Option<Option<PathMapping>> {
+    let upstream = section.optional("upstream_path", r#""/""#, path_prefix)?;
+    let (Some(upstream), path) = (upstream, path?) else { return Some(None) };
+    for prefix in [path, &upstream] {
+        if !prefix.value.as_str().bytes().all(is_plain) {
+            section.diagnostics.error(
+                &prefix.span,
+                "with `upstream_path`, both paths are replaced byte for byte, so they must be plain",
+                "write letters, digits, /, -, _, . and ~ only",
+            );
+            return None;
+        }
+    }
+    Some(Some(PathMapping::new(path.value.clone(), upstream.value)))
+}
+
+/// Whether a URL has only one spelling of this byte that browsers use (RFC 3986 2.3).
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte)
 }
 
 fn tls(section: &mut Reader<'_>, upstreams: Option<&[Field<Endpoint>]>) -> Option<UpstreamTls> {

@@ -95,8 +95,12 @@ pub(super) fn response(
     ResponseExplanation { to, status: status.as_u16(), location }
 }
 
-pub(super) fn upstream_headers(head: UpstreamHead) -> Vec<(String, String)> {
+/// The headers that the upstream receives; first the path, as `:path`, if the route maps it.
+pub(super) fn upstream_headers(head: UpstreamHead, route: &Route) -> Vec<(String, String)> {
     let request = head.into_request(());
     let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    request.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect()
+    let path = route.upstream_options.path_mapping.as_ref();
+    let path = path.map(|_| (":path".to_owned(), request.uri().to_string()));
+    let headers = request.headers().iter().map(|(name, value)| (name.to_string(), text(value)));
+    path.into_iter().chain(headers).collect()
 }

@@ -171,7 +171,8 @@ impl<'a> Simulation<'a> {
                 let cookies = &self.authorizer.auth.settings().cookies;
                 head.host.retain_port(&self.config.server.public_ports());
                 let head = SanitizedHead::new(head, permit.route().headers.reserved(), cookies);
-                out.upstream_headers = upstream_headers(UpstreamHead::new(head, &permit));
+                let head = UpstreamHead::new(head, &permit);
+                out.upstream_headers = upstream_headers(head, permit.route());
             }
             Action::Respond(response, route) => {
                 out.why = self.why(&response, &head, route.as_deref(), out.risk.as_ref());

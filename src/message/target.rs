@@ -45,6 +45,8 @@ pub enum TargetError {
         "the path belongs to another route for an upstream that ignores case, or dots, spaces and colons in names"
     )]
     ShadowsRoute,
+    #[error("the path percent-encodes the prefix of its route, which is replaced for the upstream")]
+    EncodedPrefix,
     #[error("the query contains bytes outside ASCII")]
     Query,
 }
@@ -110,6 +112,7 @@ impl Target {
             | TargetError::Encoding
             | TargetError::EncodedDelimiter
             | TargetError::ShadowsRoute
+            | TargetError::EncodedPrefix
             | TargetError::Query => return Err(error),
         }
         if !is_allowed(&AmbiguousPath::with_segments(raw.path())) {

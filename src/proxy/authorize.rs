@@ -6,7 +6,7 @@
 //!
 //! 1. 421 if the TLS certificate of the connection is not the one of the host.
 //! 2. A page of the portal, which authenticates its own requests.
-//! 3. 404 without a route; 400 if the path could also mean a stricter route.
+//! 3. 404 without a route; 400 if the path could also mean a stricter route, or cannot be mapped to the upstream.
 //! 4. 204 for the CORS preflight of a listed origin.
 //! 5. 403 for cross-site requests.
 //! 6. The session and the access rule of the route.
@@ -159,6 +159,10 @@ impl Authorizer {
         let respond = |response| Action::Respond(response, Some(Arc::clone(route)));
         if self.routes.shadows_stricter_route(route, path) {
             let bad = BadRequest::Target(TargetError::ShadowsRoute);
+            return Ok(respond(LocalResponse::BadRequest(bad)).into());
+        }
+        if !route.maps_path(head.target.raw().as_str()) {
+            let bad = BadRequest::Target(TargetError::EncodedPrefix);
             return Ok(respond(LocalResponse::BadRequest(bad)).into());
         }
         if route.requires_session() && route.cross_origin.is_preflight(&head.method, &head.headers)

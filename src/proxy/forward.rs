@@ -31,7 +31,8 @@ use super::local_response::{self, ForwardError};
 use super::progress_timeout::Deadlines;
 use super::respond::{LocalHeaders, PendingResponse};
 use super::{
-    ConnectionInfo, DroppedHeaders, TrustedProxies, UpstreamHead, upstream_origin, websocket,
+    ConnectionInfo, DroppedHeaders, TrustedProxies, UpstreamHead, upstream_origin, upstream_path,
+    websocket,
 };
 
 /// Largest response body in bytes that is not tracked from its head on. Most fit into the socket buffer.
@@ -105,8 +106,11 @@ impl Forwarder {
         };
         let sent = sent.map(|mut pending| {
             let headers = pending.response.headers_mut();
-            let upstreams = &permit.route().upstreams;
-            upstream_origin::translate_response(headers, forwarded_headers.host(), upstreams);
+            let (host, route) = (forwarded_headers.host(), permit.route());
+            upstream_origin::translate_response(headers, host, &route.upstreams);
+            if let Some(mapping) = route.response_path_mapping() {
+                upstream_path::map_response(headers, host, mapping);
+            }
             pending
         });
         sent.unwrap_or_else(|error| {

@@ -41,6 +41,7 @@ mod shared_endpoints;
 mod upstream_clusters;
 mod upstream_head;
 mod upstream_origin;
+mod upstream_path;
 mod websocket;
 
 pub use assertion::Assertions;

@@ -45,7 +45,7 @@ use crate::upstream::UpstreamRequest;
 use super::assertion::ASSERTION;
 use super::forwarded_headers::ForwardedHeaders;
 use super::rendered_identity::IdentityCache;
-use super::upstream_origin;
+use super::{upstream_origin, upstream_path};
 
 const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
@@ -107,8 +107,7 @@ impl UpstreamHead {
             headers.set(header::CONNECTION, HeaderValue::from_static("Upgrade"));
             headers.set(header::UPGRADE, HeaderValue::from_static("websocket"));
         }
-        // The target as received, byte for byte (RFC 9110 7.7).
-        UpstreamHead { method, target: target.raw().clone(), headers }
+        UpstreamHead { method, target: upstream_target(target.raw(), route), headers }
     }
 
     /// Sets the assertion; `None` sends none.
@@ -130,11 +129,25 @@ impl UpstreamHead {
     }
 }
 
+/// The target as received, byte for byte (RFC 9110 7.7), or with the path prefix of the upstream. Requests whose
+/// path cannot be mapped are refused before.
+fn upstream_target(target: &PathAndQuery, route: &Route) -> PathAndQuery {
+    let mapping = route.upstream_options.path_mapping.as_ref();
+    let mapped = mapping
+        .and_then(|mapping| PathAndQuery::try_from(mapping.to_upstream(target.as_str())?).ok());
+    mapped.unwrap_or_else(|| target.clone())
+}
+
 /// Sets what the upstream options of the route require besides the defaults.
 fn write_options(headers: &mut HeaderLines, route: &Route) {
     let options = &route.upstream_options;
     if let Some(prefix) = &options.forwarded_prefix {
         headers.set(X_FORWARDED_PREFIX, prefix.clone());
+    }
+    if let Some(mapping) = &options.path_mapping
+        && let Some(host) = headers.get(&header::HOST).cloned()
+    {
+        upstream_path::map_request(headers, host.as_bytes(), mapping);
     }
     let HostHeader::Upstream = options.host_header else { return };
     let Some(upstream) = route.upstreams.first() else { return };

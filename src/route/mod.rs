@@ -8,12 +8,14 @@
 //! | `headers` | headers that a route removes, passes and sets |
 //! | `methods`, `activity` | requests to which a rule applies; requests that count as activity |
 //! | `session_control` | requests and responses that rotate or end the session |
+//! | `path_mapping` | other paths at the upstream |
 //! | `upstream_options` | TLS, headers and health checks towards the upstream |
 
 mod activity;
 mod disguise;
 mod headers;
 mod methods;
+mod path_mapping;
 mod session_control;
 mod table;
 mod upstream_options;
@@ -21,6 +23,7 @@ mod upstream_options;
 pub use activity::{Activity, ActivityFrames};
 pub use headers::RouteHeaders;
 pub use methods::Methods;
+pub use path_mapping::PathMapping;
 pub use session_control::{
     LogoutPage, SensitiveAction, SessionCommand, SessionControlRules, is_success,
 };
@@ -147,6 +150,33 @@ impl Route {
             return Cow::Borrowed(&self.policy);
         }
         Cow::Owned(RoutePolicy { max_auth_age: None, ..self.policy.clone() })
+    }
+
+    /// Returns whether the path can be mapped to the upstream. Every path can if none is mapped.
+    pub fn maps_path(&self, target: &str) -> bool {
+        let mapping = self.upstream_options.path_mapping.as_ref();
+        mapping.is_none_or(|mapping| mapping.to_upstream(target).is_some())
+    }
+
+    /// Returns whether this route, by mapping paths, also reaches those that `other` protects better at the same
+    /// upstream.
+    pub fn maps_into(&self, other: &Route) -> bool {
+        self.upstream_options.path_mapping.is_some()
+            && self.upstreams.iter().any(|upstream| other.upstreams.contains(upstream))
+            && self.upstream_path().covers(other.upstream_path().as_str())
+            && other.is_stricter_than(self)
+    }
+
+    /// Returns the mapping for responses. An app that is told its public prefix names public paths itself.
+    pub fn response_path_mapping(&self) -> Option<&PathMapping> {
+        let options = &self.upstream_options;
+        options.path_mapping.as_ref().filter(|_| options.forwarded_prefix.is_none())
+    }
+
+    /// The path prefix at the upstream.
+    fn upstream_path(&self) -> &PathPrefix {
+        let mapping = self.upstream_options.path_mapping.as_ref();
+        mapping.map_or(&self.path, PathMapping::upstream)
     }
 
     fn has_longer_path_than(&self, other: &Route) -> bool {

@@ -7,6 +7,8 @@ use http::HeaderValue;
 use http::uri::PathAndQuery;
 use rustls::pki_types::ServerName;
 
+use super::path_mapping::PathMapping;
+
 /// Connection and request head of a route's upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamOptions {
@@ -20,6 +22,8 @@ pub struct UpstreamOptions {
     pub sticky: bool,
     /// Value of `X-Forwarded-Prefix`; `None` sends none.
     pub forwarded_prefix: Option<HeaderValue>,
+    /// Maps paths, if the upstream serves the route below another path.
+    pub path_mapping: Option<PathMapping>,
 }
 
 /// TLS towards https upstreams.
@@ -74,6 +78,7 @@ impl Default for UpstreamOptions {
             via: true,
             sticky: false,
             forwarded_prefix: None,
+            path_mapping: None,
         }
     }
 }

@@ -266,6 +266,58 @@ async fn host_header_upstream_replaces_host_and_own_origin() {
 }
 
 #[tokio::test]
+async fn upstream_path_replaces_the_path_of_the_route() {
+    let upstream = Upstream::start().await;
+    let route = session_route(upstream.address).replace("path = \"/\"", "path = \"/wiki\"");
+    let gateway = gateway(format!("{route}upstream_path = \"/\"\n"));
+    for h2 in [false, true] {
+        let mut alice = Browser { h2, ..Browser::new(&gateway) };
+        alice.log_in("alice").await;
+        for (target, received) in [
+            ("/wiki", "/"),
+            ("/wiki/", "/"),
+            ("/wiki?a=/wiki", "/?a=/wiki"),
+            ("/wiki/a%20b/wiki", "/a%20b/wiki"),
+        ] {
+            for (method, body) in [("GET", ""), ("POST", "order=1")] {
+                let headers = [("origin", "https://app.test")];
+                assert_eq!(alice.send(method, target, &headers, body).await.status, 200);
+                let line = format!("{method} {received} HTTP/1.1\r\n");
+                assert!(upstream.last_head().starts_with(&line), "{}", upstream.last_head());
+            }
+        }
+        let sent = upstream.heads().len();
+        for target in ["/%77iki/a", "/wik%69"] {
+            let response = alice.fetch(target).await;
+            assert_eq!(response.status, 400, "{target}");
+            assert!(response.text().contains("prefix of its route"), "{}", response.text());
+        }
+        assert_eq!(alice.fetch("/wikipedia").await.status, 404);
+        assert_eq!(upstream.heads().len(), sent, "the upstream saw no such request");
+    }
+}
+
+#[tokio::test]
+async fn paths_in_responses_become_public() {
+    const REDIRECT: &str = "HTTP/1.1 302 Found\r\nLocation: /login\r\nSet-Cookie: a=1; Path=/\r\n\
+                            Content-Length: 0\r\n\r\n";
+    let upstream = Upstream::with_response(REDIRECT).await;
+    let route = public_route(upstream.address).replace("path = \"/\"", "path = \"/wiki\"");
+    let prefixed = "forwarded_prefix = \"/wiki\"\n";
+    for (options, location, cookie) in
+        [("", "/wiki/login", "a=1; Path=/wiki"), (prefixed, "/login", "a=1; Path=/")]
+    {
+        let gateway = gateway(format!("{route}upstream_path = \"/\"\n{options}"));
+        for h2 in [false, true] {
+            let mut browser = Browser { h2, ..Browser::new(&gateway) };
+            let response = browser.fetch("/wiki/").await;
+            assert_eq!(response.header("location"), location);
+            assert_eq!(response.header("set-cookie"), cookie);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_redirect_to_the_upstreams_own_origin_becomes_public() {
     for (sent, received) in [
         ("http://SELF/a?b", "https://app.test/a?b"),

@@ -13,7 +13,8 @@ use doorward::config::{
 use doorward::route::BodyLimits;
 use proptest::prelude::*;
 
-const VALID: usize = 39;
+/// Fewest examples; if fewer are found, the search is broken.
+const VALID: usize = 40;
 const INVALID: usize = 84;
 
 fn repository() -> &'static Path {
@@ -67,7 +68,7 @@ fn valid_files_load_with_their_warnings() {
             assert!(lines.is_empty(), "{}: {lines:?}", name(path));
         }
     }
-    assert_eq!(files.len(), VALID);
+    assert!(files.len() >= VALID, "{} files", files.len());
 }
 
 #[test]
@@ -79,7 +80,7 @@ fn invalid_files_give_exactly_the_expected_messages() {
             Err(problems) => assert_expected(path, &problems.to_string()),
         }
     }
-    assert_eq!(files.len(), INVALID);
+    assert!(files.len() >= INVALID, "{} files", files.len());
 }
 
 #[test]
