@@ -243,7 +243,11 @@ impl Admin {
 
     async fn reset_accounts(&self, user: &str) -> Result<(), Unavailable> {
         let sessions = self.sessions();
-        for tag in sessions.accounts.named(user).await? {
+        let mut tags = sessions.second_factors.named(user).await?;
+        tags.push(sessions.shared().user_tag(user));
+        tags.sort_unstable();
+        tags.dedup();
+        for tag in tags {
             sessions.second_factors.reset(UserRef { tag, user }).await?;
         }
         Ok(())

@@ -152,6 +152,11 @@ impl CookieNames {
         })
     }
 
+    /// Returns the domain whose subdomains share the session cookie.
+    pub fn domain(&self) -> Option<&str> {
+        self.settings.domain.as_deref()
+    }
+
     /// Returns the `SameSite` attribute of the session cookie.
     pub fn same_site(&self) -> SameSite {
         self.settings.same_site

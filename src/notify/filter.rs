@@ -217,6 +217,8 @@ mod tests {
             SessionEvent::Ended(EndReason::Revoked),
             SessionEvent::LoginNewLocation,
             SessionEvent::Login,
+            SessionEvent::SecondFactorChanged("reset"),
+            SessionEvent::SecondFactorFailed,
         ];
         let mut known = NotifyEvent::ALL.to_vec();
         known.retain(|(event, _)| *event != NotifyEvent::LocationChanged);

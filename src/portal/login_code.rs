@@ -1,4 +1,4 @@
-//! The second step of a login: a one-time code or a recovery code.
+//! The second step of a login: a one-time code, a recovery code or a passkey.
 //!
 //! It follows the password, so it reveals nothing about accounts to people who do not know the password. The
 //! result of the first step travels through the form: sealed, bound to the host and the login cookie of the
@@ -18,14 +18,17 @@ use crate::clock::UnixMillis;
 use crate::identity::{ExternalFacts, VerifiedLogin};
 use crate::message::InboundHead;
 use crate::secret::{KeyRing, seal};
-use crate::session::{AcceptedCode, Extension, Identity, Provider};
+use crate::session::{Extension, Identity, PasskeySignature, Provider, SecondFactors};
 use crate::sessions::{FactorOwner, UserRef};
 use crate::store::Unavailable;
 
 use super::Portal;
-use super::forms::{FormFields, LOGIN, RETURN_URL, is_script};
+use super::forms::{CSRF, FormFields, LOGIN, RETURN_URL, is_script};
 use super::pages::{self, LoginCodePage, format_wait};
-use super::responses::{Page, html_page, json_page, see_other, whole_seconds, with_retry_after};
+use super::passkeys::{self, FormChallenge};
+use super::responses::{
+    Page, html_page, json_page, scripted_page, see_other, whole_seconds, with_retry_after,
+};
 
 /// Time for the second step.
 const STEP_TIME: Duration = Duration::from_secs(10 * 60);
@@ -65,29 +68,39 @@ impl Portal {
         sealed: &str,
         login: VerifiedLogin,
     ) -> Page {
-        match self.needs_code(&login).await {
-            Ok(false) => self.complete_login(head, sealed, &login).await,
-            Ok(true) if is_script(head) => {
+        match self.factors_of(&login).await {
+            Ok(factors) if !factors.is_set_up() => self.complete_login(head, sealed, &login).await,
+            Ok(_) if is_script(head) => {
                 let body = json!({ "error": "login", "reason": "second-factor" });
                 json_page(StatusCode::UNAUTHORIZED, &body)
             }
-            Ok(true) => self.ask_for_code(head, sealed, &FirstStep::new(&login, self.now())),
+            Ok(factors) => {
+                let first = FirstStep::new(&login, self.now());
+                self.ask_for_code(head, sealed, &first, &factors)
+            }
             Err(error) => self.deny(head, &DenyReason::Unavailable(error)),
         }
     }
 
-    async fn needs_code(&self, login: &VerifiedLogin) -> Result<bool, Unavailable> {
+    /// Returns the factors that a login needs; none if the policy does not apply to it.
+    async fn factors_of(&self, login: &VerifiedLogin) -> Result<SecondFactors, Unavailable> {
         if !self.auth.settings().second_factor.is_offered(&login.identity) {
-            return Ok(false);
+            return Ok(SecondFactors::default());
         }
         let tag = self.shared().user_tag(login.identity.account());
-        Ok(self.auth.sessions().second_factors.load(tag).await?.is_set_up())
+        self.auth.sessions().second_factors.load(tag).await
     }
 
-    fn ask_for_code(&self, head: &InboundHead, sealed: &str, pending: &FirstStep) -> Page {
+    fn ask_for_code(
+        &self,
+        head: &InboundHead,
+        sealed: &str,
+        pending: &FirstStep,
+        factors: &SecondFactors,
+    ) -> Page {
         let (nonce, _) = self.nonce(head);
         let text = pending.seal(&self.shared().keys.load(), &binding(head, &nonce));
-        self.code_page(head, StatusCode::OK, [&pending.identity.user, &text, sealed], "")
+        self.code_page(head, StatusCode::OK, [&pending.identity.user, &text, sealed], factors, "")
     }
 
     fn code_page(
@@ -95,8 +108,13 @@ impl Portal {
         head: &InboundHead,
         status: StatusCode,
         [user, pending, target]: [&str; 3],
+        factors: &SecondFactors,
         error: &str,
     ) -> Page {
+        let (nonce, _) = self.nonce(head);
+        let has_passkey = factors.passkeys_of(self.passkey_domain(head)).next().is_some();
+        let passkey = has_passkey.then(|| self.passkey_form(head, &binding(head, &nonce), factors));
+        let is_scripted = passkey.is_some();
         let html = pages::render(&LoginCodePage {
             site: &self.branding.name,
             host: head.host.name(),
@@ -104,28 +122,29 @@ impl Portal {
             error,
             pending,
             target,
+            passkey,
             help: self.branding.help.as_ref(),
         });
-        html_page(status, html)
+        if is_scripted { scripted_page(status, html) } else { html_page(status, html) }
     }
 
     /// Handles the form. A first step that is too old, or of another browser, leads to the login page.
     pub(super) async fn try_code(&self, head: &InboundHead, fields: FormFields) -> Page {
         let (nonce, sealed) = (self.nonce(head).0, fields.text(RETURN_URL));
-        let (text, keys) = (fields.text("login"), self.shared().keys.load_full());
+        let (text, keys) = (fields.text(CSRF), self.shared().keys.load_full());
         let pending = FirstStep::open(&keys, &binding(head, &nonce), text, self.now());
         let login = pending.and_then(|pending| self.current_login(pending));
         let Some(login) = login else {
             return see_other(&format!("{LOGIN}?{RETURN_URL}={sealed}"));
         };
-        let code =
-            [fields.text("code"), fields.text("recovery")].into_iter().find(|it| !it.is_empty());
-        match self.verify_code(&login, code.unwrap_or_default(), head.client).await {
-            Ok(_) => {
+        let challenge = self.passkey_challenge(head, &binding(head, &nonce), &fields);
+        let proof = SecondProof::of(&fields, challenge.as_ref());
+        match self.verify_proof(&login, proof, head.client).await {
+            Ok(()) => {
                 let login = VerifiedLogin { second_factor: true, ..login };
                 self.complete_login(head, sealed, &login).await
             }
-            Err(error) => self.code_refused(head, [&login.identity.user, text, sealed], error),
+            Err(error) => self.code_refused(head, &login, [text, sealed], error).await,
         }
     }
 
@@ -141,37 +160,55 @@ impl Portal {
         is_unchanged.then(|| account.as_ref().into())
     }
 
-    /// Verifies a code. The attempt counts as a failure before the code is checked.
-    async fn verify_code(
+    /// Verifies a code or a passkey. The attempt counts as a failure before it is checked.
+    async fn verify_proof(
         &self,
         login: &VerifiedLogin,
-        code: &str,
+        proof: SecondProof<'_>,
         client: IpAddr,
-    ) -> Result<AcceptedCode, CodeError> {
+    ) -> Result<(), CodeError> {
         let sessions = self.auth.sessions();
         let (account, throttle) = (login.identity.account(), &sessions.throttle);
         let attempt = throttle.code_attempt(account, login.credential_digest, client).await;
         throttle.charge(&attempt).await.map_err(CodeError::Throttled)?;
         let account = UserRef { tag: self.shared().user_tag(account), user: &login.identity.user };
         let owner = FactorOwner { account, session: None, client: Some(client) };
-        let accepted = sessions.second_factors.accept(owner, code).await?;
-        let accepted = accepted.ok_or(CodeError::Wrong)?;
+        let factors = &sessions.second_factors;
+        let is_right = match proof {
+            SecondProof::Code(code) => factors.accept(owner, code).await?.is_some(),
+            SecondProof::Passkey(signed, challenge) => {
+                factors.accept_passkey(owner, &signed, challenge.scope()).await?
+            }
+        };
+        is_right.then_some(()).ok_or(CodeError::Wrong)?;
         throttle.record_success(&attempt).await;
-        Ok(accepted)
+        Ok(())
     }
 
-    fn code_refused(&self, head: &InboundHead, fields: [&str; 3], error: CodeError) -> Page {
+    async fn code_refused(
+        &self,
+        head: &InboundHead,
+        login: &VerifiedLogin,
+        [pending, target]: [&str; 2],
+        error: CodeError,
+    ) -> Page {
+        let factors = match self.factors_of(login).await {
+            Ok(factors) => factors,
+            Err(error) => return self.deny(head, &DenyReason::Unavailable(error)),
+        };
+        let fields = [login.identity.user.as_str(), pending, target];
         match error {
             CodeError::Unavailable(error) => self.deny(head, &DenyReason::Unavailable(error)),
             CodeError::Wrong => {
                 let text =
                     "The code is wrong, has expired, or was used already. Wait for the next one.";
-                self.code_page(head, StatusCode::UNAUTHORIZED, fields, text)
+                self.code_page(head, StatusCode::UNAUTHORIZED, fields, &factors, text)
             }
             CodeError::Throttled(wait) => {
                 let text = format_wait(whole_seconds(wait));
                 let text = format!("There were too many wrong codes. Try again in {text}.");
-                let page = self.code_page(head, StatusCode::TOO_MANY_REQUESTS, fields, &text);
+                let page =
+                    self.code_page(head, StatusCode::TOO_MANY_REQUESTS, fields, &factors, &text);
                 with_retry_after(page, wait)
             }
         }
@@ -179,6 +216,23 @@ impl Portal {
 
     fn now(&self) -> UnixMillis {
         self.shared().clock.now()
+    }
+}
+
+/// What the form proves beside the password.
+enum SecondProof<'a> {
+    /// A one-time code or a recovery code.
+    Code(&'a str),
+    Passkey(PasskeySignature, &'a FormChallenge),
+}
+
+impl SecondProof<'_> {
+    fn of<'a>(fields: &'a FormFields, challenge: Option<&'a FormChallenge>) -> SecondProof<'a> {
+        if let (Some(signed), Some(challenge)) = (passkeys::signature(fields), challenge) {
+            return SecondProof::Passkey(signed, challenge);
+        }
+        let codes = [fields.text("code"), fields.text("recovery")];
+        SecondProof::Code(codes.into_iter().find(|code| !code.is_empty()).unwrap_or_default())
     }
 }
 

@@ -16,7 +16,7 @@
 //! | `jwks.json` | public keys of the assertions for apps |
 //! | `style.css` | stylesheet, followed by the operator's |
 //! | `session.js` | script that apps include, to show the end of a session |
-//! | `icon.svg`, `times.js`, `submit.js` | icon of the pages; scripts for local times and for a logout at a provider |
+//! | `icon.svg`, `times.js`, `submit.js`, `passkey.js` | icon of the pages; scripts for local times, for a logout at a provider, and for passkeys |
 //!
 //! Two further paths belong to the portal: `/.well-known/change-password` leads to `password`, and `/` is
 //! the start page of a host whose routes all have a path prefix.
@@ -33,6 +33,7 @@ pub mod forms;
 mod login;
 mod login_code;
 pub mod pages;
+mod passkeys;
 mod password;
 mod problem;
 mod provider_page;
@@ -344,6 +345,7 @@ impl PortalPage {
             Some("/style.css") => PortalPage::File("text/css; charset=utf-8", ""),
             Some("/icon.svg") => PortalPage::File("image/svg+xml", pages::ICON),
             Some("/times.js") => PortalPage::File(SCRIPT, pages::TIMES),
+            Some("/passkey.js") => PortalPage::File(SCRIPT, pages::PASSKEY),
             Some("/submit.js") => PortalPage::File(SCRIPT, pages::SUBMIT),
             Some("/session.js") => PortalPage::File(SCRIPT, pages::SESSION),
             Some(_) | None => return None,

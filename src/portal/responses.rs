@@ -35,9 +35,9 @@ pub(super) fn html_page(status: StatusCode, html: String) -> Page {
     page
 }
 
-/// Builds a page with the script that shows local times.
-pub(super) fn scripted_page(html: String) -> Page {
-    let mut page = html_page(StatusCode::OK, html);
+/// Builds a page with one of our script files.
+pub(super) fn scripted_page(status: StatusCode, html: String) -> Page {
+    let mut page = html_page(status, html);
     let policy = HeaderValue::from_static(SCRIPTED_POLICY);
     page.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
     page

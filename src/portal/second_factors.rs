@@ -15,13 +15,15 @@ use crate::secret::{KeyRing, seal};
 use crate::session::notice::NoticeKind;
 use crate::session::second_factor::NAME_MAX;
 use crate::session::{
-    AuthenticatorApp, Refusal, SecondFactors, SecurityNotice, SessionKey, TotpSecret, UserHistory,
+    AuthenticatorApp, Passkey, Refusal, SecondFactors, SecurityNotice, SessionKey, TotpSecret,
+    UserHistory,
 };
-use crate::sessions::{AddAppError, FactorOwner, NewToken, UserRef};
+use crate::sessions::{AddAppError, FactorOwner, NewFactor, NewToken, UserRef};
 
 use super::forms::{FormFields, RETURN_URL};
-use super::pages::{self, AppRow, AppSetup, QrCode, SecondFactorsPage};
-use super::responses::{Page, html_page, see_other};
+use super::pages::{self, AppSetup, FactorRow, QrCode, SecondFactorsPage};
+use super::passkeys;
+use super::responses::{Page, scripted_page, see_other};
 use super::tokens::date;
 use super::{Portal, Problem, with_token};
 
@@ -32,6 +34,8 @@ const MAX_AUTH_AGE: Duration = Duration::from_secs(15 * 60);
 const SETUP_TIME: Duration = Duration::from_secs(15 * 60);
 
 const PURPOSE: &[u8] = b"new authenticator app";
+
+const NAME_RULE: &str = "Write a name with at most 64 characters.";
 
 /// A session that may change the second factors, and what they are.
 struct FactorVisit {
@@ -107,7 +111,8 @@ impl Portal {
                 ..FactorFormResult::default()
             }),
             "add" => self.add_app(head, &visit, &fields).await,
-            "remove" => self.remove_app(head, &visit, &fields).await,
+            "passkey" => self.add_passkey(head, &visit, &fields).await,
+            "remove" => self.remove_factor(head, &visit, &fields).await,
             "codes" => self.replace_codes(head, &visit).await,
             _ => return self.problem(&head.requester, Problem::MalformedForm),
         };
@@ -159,17 +164,46 @@ impl Portal {
         let Some(draft) = AppDraft::open(&keys, &session.key, fields.text("setup"), now) else {
             return Ok(FactorFormResult::refused("This form has expired. Scan the new code."));
         };
-        let name = fields.text("name").trim();
-        if name.is_empty() || name.len() > NAME_MAX || name.contains(char::is_control) {
-            return Ok(draft.refused(name, "Write a name with at most 64 characters."));
-        }
+        let Some(name) = name(fields) else {
+            return Ok(draft.refused(fields.text("name"), NAME_RULE));
+        };
         let code = fields.text("code");
         let Some(app) = AuthenticatorApp::confirmed(draft.secret.clone(), name, code, now) else {
             return Ok(
                 draft.refused(name, "The code is wrong. Write the code that the app shows now.")
             );
         };
-        match self.auth.sessions().second_factors.add(owner(head, session), &app).await {
+        self.add_factor(head, session, &NewFactor::App(app)).await
+    }
+
+    async fn add_passkey(
+        &self,
+        head: &InboundHead,
+        visit: &FactorVisit,
+        fields: &FormFields,
+    ) -> Result<FactorFormResult, DenyReason> {
+        let (session, now) = (&visit.session, self.shared().clock.now());
+        let Some(challenge) = self.passkey_challenge(head, &session.key.id.0, fields) else {
+            return Ok(FactorFormResult::refused("This form has expired. Try again."));
+        };
+        let Some(name) = name(fields) else { return Ok(FactorFormResult::refused(NAME_RULE)) };
+        let new = passkeys::new_credential(fields);
+        match Passkey::register(&new, challenge.scope(), name, now) {
+            Ok(passkey) => self.add_factor(head, session, &NewFactor::Passkey(passkey)).await,
+            Err(error) => {
+                let text = format!("The passkey cannot be used: {error}.");
+                Ok(FactorFormResult::refused(&text))
+            }
+        }
+    }
+
+    async fn add_factor(
+        &self,
+        head: &InboundHead,
+        session: &AuthenticatedSession,
+        new: &NewFactor,
+    ) -> Result<FactorFormResult, DenyReason> {
+        match self.auth.sessions().second_factors.add(owner(head, session), new).await {
             Ok(codes) => {
                 self.notify_user(head, session).await;
                 self.strengthen(head, session, codes).await
@@ -194,7 +228,7 @@ impl Portal {
         Ok(FactorFormResult { codes, token, has_proved: true, ..FactorFormResult::default() })
     }
 
-    async fn remove_app(
+    async fn remove_factor(
         &self,
         head: &InboundHead,
         visit: &FactorVisit,
@@ -203,7 +237,8 @@ impl Portal {
         let session = &visit.session;
         let keep_one = self.auth.settings().second_factor.requires(&session.identity);
         let store = &self.auth.sessions().second_factors;
-        let is_removed = store.remove(owner(head, session), fields.text("app"), keep_one).await?;
+        let is_removed =
+            store.remove(owner(head, session), fields.text("factor"), keep_one).await?;
         if is_removed {
             self.notify_user(head, session).await;
         }
@@ -248,7 +283,7 @@ impl Portal {
     ) -> Page {
         let FactorVisit { session, factors } = visit;
         let draft = match result.draft {
-            None if factors.apps.is_empty() => Some(self.new_draft()),
+            None if !factors.is_set_up() => Some(self.new_draft()),
             draft => draft,
         };
         let issuer = match self.branding.name.as_str() {
@@ -275,11 +310,13 @@ impl Portal {
             is_required: target.is_some() && !has_proved,
             new_codes: result.codes.iter().map(|code| code.as_str()).collect(),
             codes_left: factors.recovery.len(),
-            apps: factors.apps.iter().map(app_row).collect(),
+            rows: factor_rows(factors),
+            passkey: Some(self.passkey_form(head, &session.key.id.0, factors)),
+            user_id: &BASE64URL_NOPAD.encode(&session.key.tag.0),
             setup,
         });
         let status = if result.error.is_empty() { StatusCode::OK } else { StatusCode::BAD_REQUEST };
-        let page = self.with_session_token(html_page(status, html), session);
+        let page = self.with_session_token(scripted_page(status, html), session);
         with_token(&self.auth, page, result.token.as_ref())
     }
 }
@@ -289,8 +326,25 @@ fn owner<'a>(head: &InboundHead, session: &'a AuthenticatedSession) -> FactorOwn
     FactorOwner { account, session: Some(session.key), client: Some(head.client) }
 }
 
-fn app_row(app: &AuthenticatorApp) -> AppRow {
-    AppRow { handle: app.handle(), name: app.name.clone(), added: date(app.added.seconds()) }
+fn factor_rows(factors: &SecondFactors) -> Vec<FactorRow> {
+    let row = |kind, handle, name: &str, added: UnixMillis| FactorRow {
+        handle,
+        kind,
+        name: name.to_owned(),
+        added: date(added.seconds()),
+    };
+    let apps = factors.apps.iter();
+    let apps = apps.map(|app| row("Authenticator app", app.handle(), &app.name, app.added));
+    let passkeys = factors.passkeys.iter();
+    let passkeys = passkeys.map(|key| row("Passkey", key.handle(), &key.name, key.added));
+    apps.chain(passkeys).collect()
+}
+
+/// Returns the name of a new factor if it is acceptable.
+fn name(fields: &FormFields) -> Option<&str> {
+    let name = fields.text("name").trim();
+    let is_valid = !name.is_empty() && name.len() <= NAME_MAX && !name.contains(char::is_control);
+    is_valid.then_some(name)
 }
 
 impl AppDraft {

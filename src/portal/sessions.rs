@@ -92,7 +92,7 @@ impl Portal {
             return_link: sealed.and_then(|sealed| self.return_link(head, sealed)),
             sessions: sessions.iter().map(|listed| session_row(listed, session)).collect(),
         });
-        self.with_session_token(scripted_page(html), session)
+        self.with_session_token(scripted_page(StatusCode::OK, html), session)
     }
 
     fn return_link<'a>(&self, head: &InboundHead, sealed: &'a str) -> Option<ReturnLink<'a>> {

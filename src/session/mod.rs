@@ -23,6 +23,7 @@ pub mod identity;
 pub mod identity_fields;
 pub mod known_locations;
 pub mod notice;
+pub mod passkey;
 pub mod personal_token;
 pub mod policy;
 pub mod record;
@@ -45,6 +46,9 @@ pub use identity::{
 };
 pub use known_locations::LocationStatus;
 pub use notice::SecurityNotice;
+pub use passkey::{
+    NewCredential, Passkey, PasskeyChallenge, PasskeyError, PasskeyScope, PasskeySignature,
+};
 pub use personal_token::{PersonalToken, TokenGrant, TokenId, TokenRefusal, TokenScope, TokenUse};
 pub use policy::{
     OnReuse, PolicyError, RoutePolicy, SecondFactorMode, SecondFactorPolicy, SessionPolicy,

@@ -1,7 +1,9 @@
-//! Second factors of an account: authenticator apps that compute one-time codes (RFC 6238), and recovery codes.
+//! Second factors of an account: authenticator apps that compute one-time codes (RFC 6238), passkeys, and recovery
+//! codes.
 //!
 //! - A one-time code is accepted once: its time step must be later than the last accepted one (RFC 6238, 5.2).
 //! - A recovery code is deleted when it is accepted.
+//! - A passkey signs each challenge once.
 //!
 //! The caller stores the changed factors by compare-and-swap, so of two requests with the same code one wins.
 
@@ -12,10 +14,11 @@ use data_encoding::{BASE32_NOPAD, HEXLOWER};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
+use super::passkey::{Passkey, PasskeyScope, PasskeySignature, PasskeyUse};
 use crate::clock::UnixMillis;
 use crate::secret::{constant_time_eq, random_bytes, sha256};
 
-/// Maximum number of authenticator apps of an account.
+/// Maximum number of authenticator apps of an account, and of passkeys.
 pub const MAX_APPS: usize = 5;
 
 /// Maximum length of the name of an app in bytes.
@@ -37,6 +40,7 @@ const STEP: u64 = 30;
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SecondFactors {
     pub apps: Vec<AuthenticatorApp>,
+    pub passkeys: Vec<Passkey>,
     /// SHA-256 of the recovery codes that are left.
     pub recovery: Vec<[u8; 32]>,
 }
@@ -66,14 +70,25 @@ pub enum AcceptedCode {
 /// Without the secrets.
 impl fmt::Debug for SecondFactors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SecondFactors({} apps, {} codes)", self.apps.len(), self.recovery.len())
+        let (apps, keys, codes) = (self.apps.len(), self.passkeys.len(), self.recovery.len());
+        write!(f, "SecondFactors({apps} apps, {keys} passkeys, {codes} codes)")
     }
 }
 
 impl SecondFactors {
     /// Whether a login needs a code. Recovery codes alone are no factor.
     pub fn is_set_up(&self) -> bool {
-        !self.apps.is_empty()
+        self.count() > 0
+    }
+
+    /// Returns the number of factors, without recovery codes.
+    pub fn count(&self) -> usize {
+        self.apps.len() + self.passkeys.len()
+    }
+
+    /// Returns the passkeys for a domain; a browser offers only these.
+    pub fn passkeys_of<'a>(&'a self, domain: &'a str) -> impl Iterator<Item = &'a Passkey> {
+        self.passkeys.iter().filter(move |passkey| passkey.domain == domain)
     }
 
     /// Accepts a one-time code or a recovery code, and makes it unusable. `None` changes nothing.
@@ -85,6 +100,17 @@ impl SecondFactors {
         }
         let accepted = |app: &mut AuthenticatorApp| app.accept(&code, now);
         self.apps.iter_mut().any(accepted).then_some(AcceptedCode::OneTime)
+    }
+
+    /// Accepts the signature of a passkey, and uses up its challenge. `None` changes nothing.
+    pub fn accept_passkey(
+        &mut self,
+        signed: &PasskeySignature,
+        scope: PasskeyScope<'_>,
+    ) -> Option<PasskeyUse> {
+        let mut passkeys = self.passkeys.iter_mut();
+        let passkey = passkeys.find(|it| it.credential_id == signed.credential_id)?;
+        passkey.verify(signed, scope).ok()
     }
 
     fn accept_recovery(&mut self, code: &str) -> Option<AcceptedCode> {
@@ -101,14 +127,15 @@ impl SecondFactors {
         codes
     }
 
-    /// Removes an app; the recovery codes too if it was the last one. Returns false if there is none.
+    /// Removes an app or a passkey; the recovery codes too if it was the last one. Returns false if there is none.
     pub fn remove(&mut self, id: [u8; 8]) -> bool {
-        let before = self.apps.len();
+        let before = self.count();
         self.apps.retain(|app| app.id != id);
-        if self.apps.is_empty() {
+        self.passkeys.retain(|passkey| passkey.id != id);
+        if !self.is_set_up() {
             self.recovery.clear();
         }
-        self.apps.len() < before
+        self.count() < before
     }
 }
 
@@ -228,7 +255,7 @@ mod tests {
     fn factors(secret: &TotpSecret) -> SecondFactors {
         let (id, name) = ([1; 8], "phone".to_owned());
         let app = AuthenticatorApp { id, name, added: NOW, secret: secret.clone(), last_step: 0 };
-        SecondFactors { apps: vec![app], recovery: Vec::new() }
+        SecondFactors { apps: vec![app], ..SecondFactors::default() }
     }
 
     /// RFC 6238, appendix B, with the last six of eight digits.
@@ -276,7 +303,7 @@ mod tests {
         let current = code(&secret, NOW);
         assert!(AuthenticatorApp::confirmed(secret.clone(), "phone", "000", NOW).is_none());
         let app = AuthenticatorApp::confirmed(secret, "phone", &current, NOW).expect("right");
-        let mut factors = SecondFactors { apps: vec![app], recovery: Vec::new() };
+        let mut factors = SecondFactors { apps: vec![app], ..SecondFactors::default() };
         assert_eq!(factors.accept(&current, NOW), None);
     }
 

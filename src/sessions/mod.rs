@@ -47,7 +47,7 @@ pub use outage::StoreOutage;
 pub use personal_tokens::{NewGrant, PersonalTokens, TokenCreationError, TokenDenial};
 pub use provider_tokens::{ProviderTokenStore, ProviderTokens, RefreshClaim};
 pub use revocation::{ConfirmedRevocation, Revoker};
-pub use second_factors::{AddAppError, FactorOwner, SecondFactorStore};
+pub use second_factors::{AddAppError, FactorOwner, NewFactor, SecondFactorStore};
 pub use service::{NewSession, RecoverableSession, Sessions};
 pub use settings::SessionSettings;
 pub use shared::{Shared, SharedParts};

@@ -8,7 +8,10 @@ use zeroize::Zeroizing;
 
 use crate::clock::UnixMillis;
 use crate::session::second_factor::MAX_APPS;
-use crate::session::{AcceptedCode, AuthenticatorApp, SecondFactors, SessionKey, UserTag};
+use crate::session::{
+    AcceptedCode, AuthenticatorApp, Passkey, PasskeyScope, PasskeySignature, SecondFactors,
+    SessionKey, UserTag,
+};
 use crate::store::Unavailable;
 use crate::telemetry::SessionEvent;
 use crate::telemetry::events::EventContext;
@@ -23,12 +26,12 @@ const RETENTION: Duration = Duration::from_secs(100 * 366 * 24 * 60 * 60);
 /// Lost compare-and-swaps before a change fails.
 const MAX_ATTEMPTS: usize = 16;
 
-/// Why an authenticator app was not added.
+/// Why a factor was not added.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddAppError {
-    #[error("You have {MAX_APPS} authenticator apps. Remove one first.")]
+    #[error("You have {MAX_APPS} of them. Remove one first.")]
     TooMany,
-    #[error("This authenticator app is set up already.")]
+    #[error("It is set up already.")]
     Known,
     #[error("{0}")]
     Unavailable(#[from] Unavailable),
@@ -39,6 +42,12 @@ pub enum AddAppError {
 pub struct SecondFactorStore {
     values: SealedValues,
     store: VerifiedStore,
+}
+
+/// A factor to add.
+pub enum NewFactor {
+    App(AuthenticatorApp),
+    Passkey(Passkey),
 }
 
 /// The account and the client of a change, for the event.
@@ -52,7 +61,8 @@ pub struct FactorOwner<'a> {
 
 impl SecondFactorStore {
     pub(super) fn new(store: VerifiedStore) -> SecondFactorStore {
-        SecondFactorStore { values: SealedValues::permanent(store.clone()), store }
+        let values = SealedValues::permanent(store.clone());
+        SecondFactorStore { values, store }
     }
 
     /// Returns the factors of an account; none are set up by default.
@@ -81,19 +91,44 @@ impl SecondFactorStore {
         Ok(accepted)
     }
 
-    /// Adds an app. Returns recovery codes if it is the first one.
+    /// Verifies the signature of a passkey and uses up its challenge, at all gateways.
+    pub async fn accept_passkey(
+        &self,
+        owner: FactorOwner<'_>,
+        signed: &PasskeySignature,
+        scope: PasskeyScope<'_>,
+    ) -> Result<bool, Unavailable> {
+        let accept = |factors: &mut SecondFactors| factors.accept_passkey(signed, scope);
+        let used = self.change(owner.account.tag, accept).await?;
+        match used {
+            None => self.emit(SessionEvent::SecondFactorFailed, owner),
+            Some(used) if used.is_copied => {
+                self.emit(SessionEvent::SecondFactorChanged("passkey-counter-went-back"), owner);
+            }
+            Some(_) => {}
+        }
+        Ok(used.is_some())
+    }
+
+    /// Adds a factor. Returns recovery codes if it is the first one.
     pub async fn add(
         &self,
         owner: FactorOwner<'_>,
-        app: &AuthenticatorApp,
+        new: &NewFactor,
     ) -> Result<Vec<Zeroizing<String>>, AddAppError> {
-        let added = self.change(owner.account.tag, |factors| Some(add(factors, app))).await?;
+        // First, so that an operator finds the factors of an external account by its name.
+        self.remember(owner.account).await?;
+        let added = self.change(owner.account.tag, |factors| Some(add(factors, new))).await?;
         let codes = added.unwrap_or(Err(AddAppError::TooMany))?;
-        self.emit(SessionEvent::SecondFactorChanged("app-added"), owner);
+        let event = match new {
+            NewFactor::App(_) => "app-added",
+            NewFactor::Passkey(_) => "passkey-added",
+        };
+        self.emit(SessionEvent::SecondFactorChanged(event), owner);
         Ok(codes)
     }
 
-    /// Removes an app. Returns false if there is none with this handle, or it is the last one and `keep_one`.
+    /// Removes a factor. Returns false if there is none with this handle, or it is the last one and `keep_one`.
     pub async fn remove(
         &self,
         owner: FactorOwner<'_>,
@@ -103,12 +138,12 @@ impl SecondFactorStore {
         let id = HEXLOWER.decode(handle.as_bytes()).ok().and_then(|id| id.try_into().ok());
         let Some(id) = id else { return Ok(false) };
         let remove = |factors: &mut SecondFactors| {
-            (factors.apps.len() > 1 || !keep_one).then_some(())?;
+            (factors.count() > 1 || !keep_one).then_some(())?;
             factors.remove(id).then_some(())
         };
         let is_removed = self.change(owner.account.tag, remove).await?.is_some();
         if is_removed {
-            self.emit(SessionEvent::SecondFactorChanged("app-removed"), owner);
+            self.emit(SessionEvent::SecondFactorChanged("removed"), owner);
         }
         Ok(is_removed)
     }
@@ -126,6 +161,20 @@ impl SecondFactorStore {
             self.emit(SessionEvent::SecondFactorChanged("recovery-codes-replaced"), owner);
         }
         Ok(codes)
+    }
+
+    /// Returns the accounts with this name that have had factors. Sessions of theirs may have ended long ago.
+    pub async fn named(&self, user: &str) -> Result<Vec<UserTag>, Unavailable> {
+        Ok(self.values.load(accounts_name(user)).await?.value.unwrap_or_default())
+    }
+
+    async fn remember(&self, account: UserRef<'_>) -> Result<(), Unavailable> {
+        let add = |tags: &mut Vec<UserTag>| {
+            if !tags.contains(&account.tag) {
+                tags.push(account.tag);
+            }
+        };
+        self.values.update(accounts_name(account.user), self.retain_until(), add).await
     }
 
     /// Deletes all factors of an account, also those that do not open.
@@ -174,17 +223,34 @@ impl SecondFactorStore {
 
 fn add(
     factors: &mut SecondFactors,
-    app: &AuthenticatorApp,
+    new: &NewFactor,
 ) -> Result<Vec<Zeroizing<String>>, AddAppError> {
-    if factors.apps.len() >= MAX_APPS {
-        return Err(AddAppError::TooMany);
+    let is_first = !factors.is_set_up();
+    match new {
+        NewFactor::App(app) => {
+            let is_known = factors.apps.iter().any(|known| known.has_same_secret(app));
+            check_room(factors.apps.len(), is_known)?;
+            factors.apps.push(app.clone());
+        }
+        NewFactor::Passkey(passkey) => {
+            let id = &passkey.credential_id;
+            let is_known = factors.passkeys.iter().any(|known| known.credential_id == *id);
+            check_room(factors.passkeys.len(), is_known)?;
+            factors.passkeys.push(passkey.clone());
+        }
     }
-    if factors.apps.iter().any(|known| known.has_same_secret(app)) {
+    Ok(if is_first { factors.replace_recovery_codes() } else { Vec::new() })
+}
+
+fn check_room(count: usize, is_known: bool) -> Result<(), AddAppError> {
+    if is_known {
         return Err(AddAppError::Known);
     }
-    factors.apps.push(app.clone());
-    let is_first = factors.apps.len() == 1;
-    Ok(if is_first { factors.replace_recovery_codes() } else { Vec::new() })
+    if count < MAX_APPS { Ok(()) } else { Err(AddAppError::TooMany) }
+}
+
+fn accounts_name(user: &str) -> ValueName<'_> {
+    ValueName { purpose: "accounts with second factors", name: user }
 }
 
 fn value_name(name: &str) -> ValueName<'_> {
@@ -201,9 +267,10 @@ mod tests {
 
     const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 
-    fn app(secret: &TotpSecret) -> AuthenticatorApp {
+    fn app(secret: &TotpSecret) -> NewFactor {
         let code = secret.code(NOW.seconds() / 30);
-        AuthenticatorApp::confirmed(secret.clone(), "phone", &code, NOW).expect("right")
+        let app = AuthenticatorApp::confirmed(secret.clone(), "phone", &code, NOW);
+        NewFactor::App(app.expect("right"))
     }
 
     fn setup() -> (SecondFactorStore, Clock, Store) {
@@ -227,6 +294,15 @@ mod tests {
         clock.advance(Duration::from_hours(20 * 365 * 24));
         assert!(factors.load(UserTag([1; 8])).await.expect("memory").is_set_up());
         assert!(!factors.load(UserTag([2; 8])).await.expect("memory").is_set_up());
+    }
+
+    #[tokio::test]
+    async fn an_external_account_is_found_by_its_name_after_years() {
+        let (factors, clock, _) = setup();
+        factors.add(owner("alice"), &app(&TotpSecret::generate())).await.expect("memory");
+        clock.advance(Duration::from_hours(20 * 365 * 24));
+        let named = factors.named("alice").await.expect("memory");
+        assert!(named.contains(&UserTag([1; 8])), "{named:?}");
     }
 
     #[tokio::test]

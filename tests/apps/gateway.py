@@ -37,6 +37,9 @@ absolute_timeout = "{timing.absolute}"
 rotate_after = "{timing.rotate_after}"
 rotation_grace = "{timing.grace}"
 
+[login]
+second_factor = "optional"
+
 [login.password]
 users = "{home}/users.toml"
 

@@ -209,6 +209,7 @@ describe("doorward's own pages", () => {
       [carol, `${environment.calendar}/.doorward/password`],
       [anonymous, `${environment.calendar}/.doorward/logout`],
       [carol, `${environment.calendar}/.doorward/sessions`],
+      [carol, `${environment.calendar}/.doorward/second-factors`],
       [carol, `${environment.calendar}/.doorward/logout`],
       [carol, `${environment.calendar}/.doorward/no-such-page`],
     ];
@@ -374,3 +375,41 @@ function brightness(color) {
   const [red, green, blue] = color.match(/\d+/g).map(Number);
   return (red + green + blue) / 3;
 }
+
+// The last tests: from now on, carol needs her passkey.
+describe("a passkey", () => {
+  test("is set up and then completes a login", async () => {
+    const carol = await Profile.create(browser);
+    const page = await carol.logIn(`${environment.calendar}/.web/`, environment.carol);
+    const devtools = await carol.context.newCDPSession(page);
+    await devtools.send("WebAuthn.enable");
+    await devtools.send("WebAuthn.addVirtualAuthenticator", {
+      options: {
+        protocol: "ctap2",
+        transport: "internal",
+        hasResidentKey: true,
+        hasUserVerification: true,
+        isUserVerified: true,
+        automaticPresenceSimulation: true,
+      },
+    });
+    await page.goto(`${environment.calendar}/.doorward/second-factors`);
+    await page.fill("#passkey-name", "laptop");
+    await page.click("form[data-passkey] button");
+    await page.waitForSelector("text=Your recovery codes");
+    await screenshot(page, "passkey-added");
+    await carol.context.clearCookies();
+    await page.goto(`${environment.calendar}/.doorward/login`);
+    await page.fill("input[name=username]", environment.carol.name);
+    await page.fill("input[name=password]", environment.carol.password);
+    await page.press("input[name=password]", "Enter");
+    await page.waitForSelector("text=Second step");
+    assert.equal(await carol.token(environment.calendar), undefined);
+    assert.deepEqual(await accessibilityViolations(page), []);
+    await screenshot(page, "passkey-login");
+    await page.click("form[data-passkey] button");
+    await until("the login is complete", () => carol.token(environment.calendar));
+    assert.deepEqual(carol.errors, []);
+    await carol.close();
+  });
+});

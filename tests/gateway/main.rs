@@ -26,6 +26,7 @@ mod notify;
 mod oidc;
 mod operator;
 mod outage;
+mod passkeys;
 mod paths;
 mod redirects;
 mod reload;

@@ -129,10 +129,8 @@ async fn first_step(browser: &mut Browser, target: &str) -> Response {
 }
 
 async fn send_code(browser: &mut Browser, page: &Response, name: &str, code: &str) -> Response {
-    let (login, to) = (page.form_field("login"), page.form_field("to"));
-    browser
-        .post_form("/.doorward/login/code", &[("login", &login), ("to", &to), (name, code)])
-        .await
+    let (login, to) = (page.form_field("csrf"), page.form_field("to"));
+    browser.post_form("/.doorward/login/code", &[("csrf", &login), ("to", &to), (name, code)]).await
 }
 
 #[tokio::test]
@@ -286,7 +284,7 @@ async fn the_first_step_is_bound_to_its_browser_and_time() {
     };
     let answer = send_code(&mut attacker, &page, "code", &app.code(&test.gateway.clock)).await;
     assert!(leads_to_login(&answer) && attacker.token().is_empty());
-    let forged = [("login", "AAAA"), ("code", "000000")];
+    let forged = [("csrf", "AAAA"), ("code", "000000")];
     assert!(leads_to_login(&victim.post_form("/.doorward/login/code", &forged).await));
     test.gateway.advance(10 * MINUTE);
     let answer = send_code(&mut victim, &page, "code", &app.code(&test.gateway.clock)).await;
@@ -299,8 +297,7 @@ async fn a_changed_account_ends_the_first_step() {
     let (_, app) = alice_with_app(&test).await;
     let mut browser = Browser::new(&test.gateway);
     let page = first_step(&mut browser, "/").await;
-    let directory =
-        test.gateway.shared().login_methods.password().expect("configured").directory().clone();
+    let directory = test.gateway.shared().login_methods.password().expect("configured").directory();
     let before = directory.find("alice").expect("an account").credential_digest;
     let mut users = UsersFileEditor::open(&test.gateway.path("users.toml")).expect("a users file");
     let new = Credential::hash("another long password", Cost::Argon2id { m: 256, t: 1, p: 1 });
@@ -374,7 +371,7 @@ async fn an_app_is_removed_and_recovery_codes_are_replaced() {
     let test = optional().await;
     let (mut alice, app) = alice_with_app(&test).await;
     let page = alice.navigate(PAGE).await;
-    let (csrf, handle) = (page.form_field("csrf"), page.form_field("app"));
+    let (csrf, handle) = (page.form_field("csrf"), page.form_field("factor"));
     let replaced = alice.post_form(PAGE, &[("csrf", &csrf), ("do", "codes")]).await;
     assert_eq!(codes(&replaced.text()).len(), 10);
     let mut browser = Browser::new(&test.gateway);
@@ -382,7 +379,7 @@ async fn an_app_is_removed_and_recovery_codes_are_replaced() {
     let answer = send_code(&mut browser, &step, "recovery", &app.recovery[0]).await;
     assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "an old code");
     let removed =
-        alice.post_form(PAGE, &[("csrf", &csrf), ("app", &handle), ("do", "remove")]).await;
+        alice.post_form(PAGE, &[("csrf", &csrf), ("factor", &handle), ("do", "remove")]).await;
     assert!(removed.text().contains("You have no second factor"), "{}", removed.text());
     Browser::new(&test.gateway).log_in("alice").await;
 }
@@ -411,7 +408,7 @@ async fn a_required_factor_is_set_up_before_the_first_page() {
     assert_ne!(alice.token(), before, "the token is rotated before its time");
     assert_eq!(alice.navigate(&location).await.header("location"), "/wiki", "nothing left to do");
     let page = alice.navigate(PAGE).await;
-    let fields = [("csrf", page.form_field("csrf")), ("app", page.form_field("app"))];
+    let fields = [("csrf", page.form_field("csrf")), ("factor", page.form_field("factor"))];
     let fields = fields.each_ref().map(|(name, value)| (*name, value.as_str()));
     let refused = alice.post_form(PAGE, &[fields[0], fields[1], ("do", "remove")]).await;
     assert_eq!(refused.status, StatusCode::BAD_REQUEST, "the last one");
@@ -428,8 +425,9 @@ async fn a_required_factor_can_be_limited_to_groups() {
     assert_eq!(bob.fetch("/").await.status, StatusCode::OK, "a guest");
     let (bob_app, page) = (set_up(&mut bob, &test.gateway).await, bob.navigate(PAGE).await);
     assert_eq!(bob_app.recovery.len(), 10);
-    let (csrf, handle) = (page.form_field("csrf"), page.form_field("app"));
-    let removed = bob.post_form(PAGE, &[("csrf", &csrf), ("app", &handle), ("do", "remove")]).await;
+    let (csrf, handle) = (page.form_field("csrf"), page.form_field("factor"));
+    let removed =
+        bob.post_form(PAGE, &[("csrf", &csrf), ("factor", &handle), ("do", "remove")]).await;
     assert_eq!(removed.status, StatusCode::OK, "a guest may do without");
 }
 

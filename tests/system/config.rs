@@ -354,7 +354,7 @@ fn the_reference_file_shows_every_key_of_an_access_table() {
     let text = read(&repository().join("config/doorward.toml"));
     let with_table = text.replace(
         "access = \"session\"",
-        "access = { users = [\"alice\"], groups = [\"staff\"], max_auth_age = \"5m\", auth_age_methods = [\"POST\"], logins = [\"corp\"], acr = [\"phr\"] }",
+        "access = { users = [\"alice\"], groups = [\"staff\"], max_auth_age = \"5m\", auth_age_methods = [\"POST\"], logins = [\"corp\"], acr = [\"phr\"], factors = 2 }",
     );
     let known = known_keys(&with_table);
     let keys: Vec<&str> =

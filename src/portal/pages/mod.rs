@@ -19,7 +19,9 @@ pub use external::{ContinuePage, LoggedOutPage, LoginFailedPage, ProviderButton,
 pub use login::{LoginNotice, LoginPage};
 pub use notices::{ClientRow, NoticeRow};
 pub use password::PasswordPage;
-pub use second_factor::{AppRow, AppSetup, LoginCodePage, QrCode, SecondFactorsPage};
+pub use second_factor::{
+    AppSetup, FactorRow, LoginCodePage, PasskeyForm, QrCode, SecondFactorsPage,
+};
 pub use sessions::{ReturnLink, SessionRow, SessionsPage};
 pub(super) use times::format_wait;
 pub use tokens::{TokenRow, TokensPage};
@@ -37,6 +39,9 @@ pub const TIMES: &str = include_str!("../../../templates/times.js");
 
 /// Script that apps include to show the end of a session.
 pub const SESSION: &str = include_str!("../../../templates/session.js");
+
+/// Script that creates and uses passkeys. The pages have other ways without it.
+pub const PASSKEY: &str = include_str!("../../../templates/passkey.js");
 
 /// Script that submits the form of a logout at a provider. The page has a button too.
 pub const SUBMIT: &str = include_str!("../../../templates/submit.js");

@@ -14,10 +14,12 @@ pub struct LoginCodePage<'a> {
     pub user: &'a str,
     /// Why the last code was not accepted; empty before the first.
     pub error: &'a str,
-    /// Value of the hidden field `login`: the sealed first step.
+    /// Value of the hidden field `csrf`: the sealed first step, which belongs to this browser.
     pub pending: &'a str,
     /// Value of the hidden field `to`: the sealed return URL.
     pub target: &'a str,
+    /// The form of a passkey, if the user has one for this domain.
+    pub passkey: Option<PasskeyForm>,
     pub help: Option<&'a Help>,
 }
 
@@ -40,15 +42,34 @@ pub struct SecondFactorsPage<'a> {
     pub new_codes: Vec<&'a str>,
     /// Number of recovery codes left.
     pub codes_left: usize,
-    pub apps: Vec<AppRow>,
+    pub rows: Vec<FactorRow>,
+    /// The form for a new passkey.
+    pub passkey: Option<PasskeyForm>,
+    /// ID of the user for authenticators, in Base64url.
+    pub user_id: &'a str,
     /// The form for a new app.
     pub setup: Option<AppSetup<'a>>,
 }
 
-/// One authenticator app in the list.
-pub struct AppRow {
-    /// Value of the hidden field `app`.
+/// What the script needs to create or use a passkey.
+pub struct PasskeyForm {
+    /// Base64url.
+    pub challenge: String,
+    /// Value of the hidden field `challenge`.
+    pub sealed: String,
+    pub domain: String,
+    /// IDs of known passkeys in Base64url, separated by spaces.
+    pub known: String,
+    /// COSE algorithms, separated by spaces.
+    pub algorithms: String,
+}
+
+/// One factor in the list.
+pub struct FactorRow {
+    /// Value of the hidden field `factor`.
     pub handle: String,
+    /// What it is.
+    pub kind: &'static str,
     pub name: String,
     pub added: String,
 }
