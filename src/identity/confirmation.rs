@@ -19,7 +19,7 @@ use super::login_providers::LoginProviders;
 /// A provider that confirms accounts.
 #[derive(Clone, Debug)]
 pub enum Confirmer {
-    Oidc(LoginProvider),
+    Oidc(Box<LoginProvider>),
     Ldap(Arc<LdapDirectory>),
 }
 
@@ -47,7 +47,7 @@ impl Confirmer {
     /// Returns the provider with this name.
     pub fn find(providers: &LoginProviders, name: &str) -> Option<Confirmer> {
         let directory = || providers.ldap.iter().find(|it| it.settings().name == name);
-        let oidc = providers.find(name).cloned().map(Confirmer::Oidc);
+        let oidc = providers.find(name).cloned().map(|it| Confirmer::Oidc(Box::new(it)));
         oidc.or_else(|| directory().cloned().map(Confirmer::Ldap))
     }
 

@@ -1,5 +1,7 @@
 //! One connection to a server.
 
+#![allow(clippy::wildcard_enum_match_arm, reason = "not our enums, and they grow")]
+
 use std::sync::Arc;
 
 use futures_util::{SinkExt, StreamExt};

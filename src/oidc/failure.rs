@@ -243,9 +243,10 @@ impl From<&'static str> for AccessTokenFailure {
 
 impl From<LoginRefusal> for AccessTokenFailure {
     fn from(refusal: LoginRefusal) -> AccessTokenFailure {
-        match refusal {
-            LoginRefusal::NotAllowed(user) => AccessTokenFailure::NotAllowed(user),
-            other => AccessTokenFailure::Invalid(other.to_string()),
+        if let LoginRefusal::NotAllowed(user) = refusal {
+            AccessTokenFailure::NotAllowed(user)
+        } else {
+            AccessTokenFailure::Invalid(refusal.to_string())
         }
     }
 }

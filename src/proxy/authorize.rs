@@ -141,6 +141,10 @@ impl Authorizer {
     }
 
     /// Decides as far as that needs no waiting, as for most requests.
+    #[allow(
+        clippy::result_large_err,
+        reason = "the decision goes on with it; a box would cost an allocation"
+    )]
     fn authorize_now<'a>(
         &'a self,
         head: &InboundHead,
@@ -260,6 +264,10 @@ impl Authorizer {
 
     /// Authenticates and authorizes the request, if that needs no waiting. Public routes skip the session. The error
     /// is `None` if the request may have a token of a program.
+    #[allow(
+        clippy::result_large_err,
+        reason = "the decision goes on with it; a box would cost an allocation"
+    )]
     fn authenticate_now(
         &self,
         head: &InboundHead,
