@@ -167,7 +167,7 @@ impl Route {
             && other.is_stricter_than(self)
     }
 
-    /// Returns the mapping for responses. An app that is told its public prefix names public paths itself.
+    /// Returns the mapping for responses. An app that receives its public prefix names public paths itself.
     pub fn response_path_mapping(&self) -> Option<&PathMapping> {
         let options = &self.upstream_options;
         options.path_mapping.as_ref().filter(|_| options.forwarded_prefix.is_none())
