@@ -111,7 +111,7 @@ pub(super) fn load(path: &Path) -> Result<KeyRing, KeysError> {
     Ok(ring)
 }
 
-/// Returns the newest key that is older than [`ACTIVATION_DELAY`], or the first key if all are newer.
+/// Returns the newest key that is older than `ACTIVATION_DELAY`, or the first key if all are newer.
 /// A key without a creation time counts as old.
 pub fn signing_key(ring: &KeyRing, now: Timestamp) -> KeyId {
     let is_active = |created: &str| signs_from(created).is_none_or(|from| from <= now);

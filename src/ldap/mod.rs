@@ -3,11 +3,11 @@
 //! | module | contents |
 //! | --- | --- |
 //! | [`directory`] | [`LdapDirectory`]: one login, and the confirmation of an account |
-//! | [`connection`] | one connection: TLS, bind, search, and the limits on responses |
-//! | [`entry`] | an entry of a search result |
+//! | `connection` | one connection: TLS, bind, search, and the limits on responses |
+//! | `entry` | an entry of a search result |
 //! | [`account`] | from an entry to the account: names, groups, states that prevent a login |
-//! | [`dn`] | distinguished names |
-//! | [`password`] | passwords that a directory could take for an anonymous login |
+//! | `dn` | distinguished names |
+//! | `password` | passwords that a directory could take for an anonymous login |
 //! | [`failure`] | why there is no login |
 //!
 //! Invariants:
